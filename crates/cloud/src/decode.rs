@@ -1,10 +1,23 @@
 //! The decoder of response bodies.
 
 use bytes::BytesMut;
+use tower_claude_core::STREAM_TRUNCATED;
+use tower_claude_wire::ApiError;
 
 /// The reason why a response body cannot be decoded any further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BrokenBody(pub(crate) &'static str);
+
+impl BrokenBody {
+    /// Returns the error with which the body ends, as an `error` event. Layers classify it as
+    /// truncated.
+    pub(crate) fn to_error(self) -> ApiError {
+        let message = format!("the response of the target is broken: {}", self.0);
+        let mut error = ApiError::new("api_error", message);
+        error.error_code = Some(STREAM_TRUNCATED.to_owned());
+        error
+    }
+}
 
 /// A decoder of a response body into server-sent events.
 pub(crate) trait Decode {

@@ -4,15 +4,13 @@ use std::{fmt, ops::Range, str};
 
 use aws_smithy_types::event_stream::Message;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use bytes::Bytes;
-use tower_claude_core::STREAM_TRUNCATED;
+use bytes::{Bytes, BytesMut};
 use tower_claude_wire::{ApiError, Fields, json_text};
 
 use super::{
-    exception::stream_exception,
-    frames::{FrameError, FrameReader},
-    invocation_metrics::InvocationMetrics,
+    exception::stream_exception, frames::FrameReader, invocation_metrics::InvocationMetrics,
 };
+use crate::decode::{BrokenBody, Decode};
 
 /// The key that Bedrock adds to the last event of a stream.
 const METRICS: &str = "amazon-bedrock-invocationMetrics";
@@ -25,7 +23,7 @@ const METRICS: &str = "amazon-bedrock-invocationMetrics";
 /// becomes an `error` event with the type of the Claude API, and ends the stream.
 ///
 /// A stream that breaks ends with an `error` event as well, and never silently. Its
-/// `details.error_code` is [`STREAM_TRUNCATED`], which layers classify as
+/// `details.error_code` is [`STREAM_TRUNCATED`](tower_claude_core::STREAM_TRUNCATED), which layers classify as
 /// [`Kind::Truncated`](tower_claude_core::Kind::Truncated). A stream breaks by a wrong checksum, a
 /// header of unknown type, a frame over 16 MiB or headers over 128 KiB, a chunk that is no JSON
 /// object, an end inside of a frame, and an end without `message_stop`.
@@ -62,38 +60,22 @@ impl EventStreamDecoder {
 
     /// Reads the next chunk, and returns the server-sent events that end in it.
     pub fn push(&mut self, chunk: &[u8]) -> Bytes {
-        let mut out = Vec::new();
-        if !self.state.is_over {
-            let state = &mut self.state;
-            let read = self.frames.read(chunk, |message| {
-                if state.is_over {
-                    return Ok(());
-                }
-                state.on_message(&message, &mut out)
-            });
-            if let Err(error) = read
-                && !self.state.is_over
-            {
-                self.state.truncate(&error, &mut out);
-            }
+        let mut events = BytesMut::new();
+        if let Err(broken) = Decode::push(self, chunk, &mut events) {
+            self.state.fail(&broken.to_error(), &mut events);
         }
-        out.into()
+        events.freeze()
     }
 
     /// Ends the stream. Returns the `error` event of a stream that ends too early, and nothing for
     /// a whole one.
     pub fn finish(&mut self) -> Bytes {
-        let mut out = Vec::new();
-        if !self.state.is_over {
-            if !self.frames.at_boundary() {
-                self.state.truncate(&"it ends inside of a frame", &mut out);
-            } else if !self.state.has_end {
-                self.state
-                    .truncate(&"it ends without `message_stop`", &mut out);
-            }
-            self.state.is_over = true;
+        let mut events = BytesMut::new();
+        if let Err(broken) = Decode::finish(self) {
+            self.state.fail(&broken.to_error(), &mut events);
         }
-        out.into()
+        self.state.is_over = true;
+        events.freeze()
     }
 
     /// Returns true after an `error` event that ends the stream. Further bytes are ignored, so the
@@ -110,8 +92,40 @@ impl EventStreamDecoder {
     }
 }
 
+impl Decode for EventStreamDecoder {
+    fn push(&mut self, bytes: &[u8], events: &mut BytesMut) -> Result<(), BrokenBody> {
+        let state = &mut self.state;
+        if state.is_over {
+            return Ok(());
+        }
+        let read = self.frames.read(bytes, |message| {
+            // Nothing after an exception counts.
+            if state.is_over {
+                return Ok(());
+            }
+            state.on_message(&message, events)
+        });
+        if self.state.is_over {
+            return Ok(());
+        }
+        read
+    }
+
+    fn finish(&mut self) -> Result<(), BrokenBody> {
+        if self.state.is_over {
+            Ok(())
+        } else if !self.frames.at_boundary() {
+            Err(BrokenBody("it ends inside of a frame"))
+        } else if !self.state.has_end {
+            Err(BrokenBody("it ends without `message_stop`"))
+        } else {
+            Ok(())
+        }
+    }
+}
+
 impl State {
-    fn on_message(&mut self, message: &Message, out: &mut Vec<u8>) -> Result<(), FrameError> {
+    fn on_message(&mut self, message: &Message, out: &mut BytesMut) -> Result<(), BrokenBody> {
         let payload = message.payload();
         match header(message, ":message-type") {
             Some("exception") => {
@@ -136,8 +150,8 @@ impl State {
     }
 
     /// Writes an event of the Claude API.
-    fn on_event(&mut self, json: &[u8], out: &mut Vec<u8>) -> Result<(), FrameError> {
-        const NO_OBJECT: FrameError = FrameError::Content("a chunk is no JSON object");
+    fn on_event(&mut self, json: &[u8], out: &mut BytesMut) -> Result<(), BrokenBody> {
+        const NO_OBJECT: BrokenBody = BrokenBody("a chunk is no JSON object");
         if str::from_utf8(json).is_err() {
             return Err(NO_OBJECT);
         }
@@ -173,7 +187,7 @@ impl State {
             None => return Ok(()),
         };
         if name.is_empty() || name.contains(['\r', '\n', '\0']) {
-            return Err(FrameError::Content("an event has no valid type"));
+            return Err(BrokenBody("an event has no valid type"));
         }
         self.has_end |= matches!(name, "message_stop" | "error");
         let cut = cut.unwrap_or(json.len()..json.len());
@@ -182,19 +196,10 @@ impl State {
     }
 
     /// Ends the stream with an error.
-    fn fail(&mut self, error: &ApiError, out: &mut Vec<u8>) {
+    fn fail(&mut self, error: &ApiError, out: &mut BytesMut) {
         self.has_end = true;
         self.is_over = true;
         out.extend_from_slice(error.to_sse_event().as_bytes());
-    }
-
-    /// Ends a stream that is broken or cut.
-    #[cold]
-    fn truncate(&mut self, reason: &dyn fmt::Display, out: &mut Vec<u8>) {
-        let message = format!("the event stream of Bedrock is broken: {reason}");
-        let mut error = ApiError::new("api_error", message);
-        error.error_code = Some(STREAM_TRUNCATED.to_owned());
-        self.fail(&error, out);
     }
 }
 
@@ -206,8 +211,8 @@ fn header<'m>(message: &'m Message, name: &str) -> Option<&'m str> {
 }
 
 /// Returns the event in the payload of a `chunk` frame. `None` if the frame has none.
-fn chunk_bytes(payload: &[u8]) -> Result<Option<Vec<u8>>, FrameError> {
-    const NO_CHUNK: FrameError = FrameError::Content("the payload of a frame is no chunk");
+fn chunk_bytes(payload: &[u8]) -> Result<Option<Vec<u8>>, BrokenBody> {
+    const NO_CHUNK: BrokenBody = BrokenBody("the payload of a frame is no chunk");
     for field in Fields::open(payload).ok_or(NO_CHUNK)? {
         let field = field.map_err(|_| NO_CHUNK)?;
         if field.name == "bytes" {
@@ -220,7 +225,7 @@ fn chunk_bytes(payload: &[u8]) -> Result<Option<Vec<u8>>, FrameError> {
 }
 
 /// Writes a server-sent event with this data.
-fn write_event(name: &str, data: [&[u8]; 2], out: &mut Vec<u8>) {
+fn write_event(name: &str, data: [&[u8]; 2], out: &mut BytesMut) {
     let length = data[0].len() + data[1].len();
     out.reserve(name.len() + length + b"event: \ndata: \n\n".len());
     out.extend_from_slice(b"event: ");
