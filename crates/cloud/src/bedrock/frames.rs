@@ -3,8 +3,6 @@
 use aws_smithy_eventstream::frame::read_message_from;
 use aws_smithy_types::event_stream::Message;
 
-use crate::decode::BrokenBody;
-
 /// The two lengths at the start of a frame, and their checksum.
 const PRELUDE: usize = 12;
 /// The prelude and the checksum at the end.
@@ -34,8 +32,8 @@ impl FrameReader {
     pub(super) fn read(
         &mut self,
         mut chunk: &[u8],
-        mut on_frame: impl FnMut(Message) -> Result<(), BrokenBody>,
-    ) -> Result<(), BrokenBody> {
+        mut on_frame: impl FnMut(Message) -> Result<(), BrokenFrame>,
+    ) -> Result<(), BrokenFrame> {
         loop {
             if !self.held.is_empty() {
                 self.take(&mut chunk, PRELUDE);
@@ -83,7 +81,7 @@ impl FrameReader {
 ///
 /// The library checks a prelude when the whole frame is there. By then a damaged length would have
 /// swallowed the frames that follow, and the stream would seem to hang.
-fn frame_length(frame: &[u8]) -> Result<Option<usize>, BrokenBody> {
+fn frame_length(frame: &[u8]) -> Result<Option<usize>, BrokenFrame> {
     let Some(prelude) = frame.first_chunk::<PRELUDE>() else {
         return Ok(None);
     };
@@ -97,14 +95,14 @@ fn frame_length(frame: &[u8]) -> Result<Option<usize>, BrokenBody> {
         u32::from_be_bytes(bytes)
     };
     if crc32fast::hash(&prelude[..8]) != word(8) {
-        return Err(BrokenBody("a frame has a wrong checksum of its lengths"));
+        return Err(BrokenFrame("a frame has a wrong checksum of its lengths"));
     }
     let (length, headers) = (word(0) as usize, word(4) as usize);
     if !(LEAST_FRAME..=MOST_FRAME).contains(&length) {
-        return Err(BrokenBody("a frame is too short or over 16 MiB long"));
+        return Err(BrokenFrame("a frame is too short or over 16 MiB long"));
     }
     if headers > MOST_HEADERS.min(length - LEAST_FRAME) {
-        return Err(BrokenBody(
+        return Err(BrokenFrame(
             "a frame has headers that are longer than itself or than 128 KiB",
         ));
     }
@@ -112,7 +110,11 @@ fn frame_length(frame: &[u8]) -> Result<Option<usize>, BrokenBody> {
 }
 
 /// Reads a whole frame, and checks its checksum.
-fn read_frame(frame: &[u8]) -> Result<Message, BrokenBody> {
+fn read_frame(frame: &[u8]) -> Result<Message, BrokenFrame> {
     read_message_from(frame)
-        .map_err(|_| BrokenBody("a frame has a wrong checksum or an invalid header"))
+        .map_err(|_| BrokenFrame("a frame has a wrong checksum or an invalid header"))
 }
+
+/// The reason why an event stream cannot be read any further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BrokenFrame(pub(super) &'static str);

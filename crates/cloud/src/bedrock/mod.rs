@@ -4,7 +4,6 @@
 //! which AWS maintains. They need Rust 1.94, so this feature does as well.
 
 mod credentials;
-mod exception;
 mod frames;
 mod invocation_metrics;
 mod sign;
@@ -12,7 +11,6 @@ mod sigv4;
 mod stream;
 
 pub use credentials::Credentials;
-pub use exception::error_type;
 pub use invocation_metrics::InvocationMetrics;
 pub use sign::SignError;
 pub use sigv4::{SigV4, aws_service};

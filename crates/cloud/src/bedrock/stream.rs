@@ -5,12 +5,12 @@ use std::{fmt, ops::Range, str};
 use aws_smithy_types::event_stream::Message;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::{Bytes, BytesMut};
-use tower_claude_wire::{ApiError, Fields, json_text};
+use tower_claude_core::STREAM_TRUNCATED;
+use tower_claude_wire::{ApiError, Fields, cloud::aws_error_type, json_text};
 
 use super::{
     exception::stream_exception, frames::FrameReader, invocation_metrics::InvocationMetrics,
 };
-use crate::decode::{BrokenBody, Decode};
 
 /// The key that Bedrock adds to the last event of a stream.
 const METRICS: &str = "amazon-bedrock-invocationMetrics";
@@ -23,7 +23,7 @@ const METRICS: &str = "amazon-bedrock-invocationMetrics";
 /// becomes an `error` event with the type of the Claude API, and ends the stream.
 ///
 /// A stream that breaks ends with an `error` event as well, and never silently. Its
-/// `details.error_code` is [`STREAM_TRUNCATED`](tower_claude_core::STREAM_TRUNCATED), which layers classify as
+/// `details.error_code` is [`STREAM_TRUNCATED`], which layers classify as
 /// [`Kind::Truncated`](tower_claude_core::Kind::Truncated). A stream breaks by a wrong checksum, a
 /// header of unknown type, a frame over 16 MiB or headers over 128 KiB, a chunk that is no JSON
 /// object, an end inside of a frame, and an end without `message_stop`.
@@ -61,8 +61,18 @@ impl EventStreamDecoder {
     /// Reads the next chunk, and returns the server-sent events that end in it.
     pub fn push(&mut self, chunk: &[u8]) -> Bytes {
         let mut events = BytesMut::new();
-        if let Err(broken) = Decode::push(self, chunk, &mut events) {
-            self.state.fail(&broken.to_error(), &mut events);
+        let state = &mut self.state;
+        if !state.is_over {
+            let read = self.frames.read(chunk, |message| {
+                // Nothing after an exception counts.
+                if state.is_over {
+                    return Ok(());
+                }
+                state.on_message(&message, &mut events)
+            });
+            if let Err(BrokenFrame(reason)) = read {
+                self.state.truncate(reason, &mut events);
+            }
         }
         events.freeze()
     }
@@ -71,8 +81,12 @@ impl EventStreamDecoder {
     /// a whole one.
     pub fn finish(&mut self) -> Bytes {
         let mut events = BytesMut::new();
-        if let Err(broken) = Decode::finish(self) {
-            self.state.fail(&broken.to_error(), &mut events);
+        if !self.frames.at_boundary() {
+            self.state
+                .truncate("it ends inside of a frame", &mut events);
+        } else if !self.state.has_end {
+            self.state
+                .truncate("it ends without `message_stop`", &mut events);
         }
         self.state.is_over = true;
         events.freeze()
@@ -92,51 +106,19 @@ impl EventStreamDecoder {
     }
 }
 
-impl Decode for EventStreamDecoder {
-    fn push(&mut self, bytes: &[u8], events: &mut BytesMut) -> Result<(), BrokenBody> {
-        let state = &mut self.state;
-        if state.is_over {
-            return Ok(());
-        }
-        let read = self.frames.read(bytes, |message| {
-            // Nothing after an exception counts.
-            if state.is_over {
-                return Ok(());
-            }
-            state.on_message(&message, events)
-        });
-        if self.state.is_over {
-            return Ok(());
-        }
-        read
-    }
-
-    fn finish(&mut self) -> Result<(), BrokenBody> {
-        if self.state.is_over {
-            Ok(())
-        } else if !self.frames.at_boundary() {
-            Err(BrokenBody("it ends inside of a frame"))
-        } else if !self.state.has_end {
-            Err(BrokenBody("it ends without `message_stop`"))
-        } else {
-            Ok(())
-        }
-    }
-}
-
 impl State {
-    fn on_message(&mut self, message: &Message, out: &mut BytesMut) -> Result<(), BrokenBody> {
+    fn on_message(&mut self, message: &Message, out: &mut BytesMut) -> Result<(), BrokenFrame> {
         let payload = message.payload();
         match header(message, ":message-type") {
             Some("exception") => {
                 let name = header(message, ":exception-type").unwrap_or_default();
                 let parsed = ApiError::parse_any(payload).unwrap_or_default();
-                self.fail(&stream_exception(name, &parsed.message), out);
+                self.fail(&exception(name, &parsed.message), out);
             }
             Some("error") => {
                 let name = header(message, ":error-code").unwrap_or_default();
                 let text = header(message, ":error-message").unwrap_or_default();
-                self.fail(&stream_exception(name, text), out);
+                self.fail(&exception(name, text), out);
             }
             _ if header(message, ":event-type") == Some("chunk") => {
                 if let Some(event) = chunk_bytes(payload)? {
@@ -150,8 +132,8 @@ impl State {
     }
 
     /// Writes an event of the Claude API.
-    fn on_event(&mut self, json: &[u8], out: &mut BytesMut) -> Result<(), BrokenBody> {
-        const NO_OBJECT: BrokenBody = BrokenBody("a chunk is no JSON object");
+    fn on_event(&mut self, json: &[u8], out: &mut BytesMut) -> Result<(), BrokenFrame> {
+        const NO_OBJECT: BrokenFrame = BrokenFrame("a chunk is no JSON object");
         if str::from_utf8(json).is_err() {
             return Err(NO_OBJECT);
         }
@@ -187,7 +169,7 @@ impl State {
             None => return Ok(()),
         };
         if name.is_empty() || name.contains(['\r', '\n', '\0']) {
-            return Err(BrokenBody("an event has no valid type"));
+            return Err(BrokenFrame("an event has no valid type"));
         }
         self.has_end |= matches!(name, "message_stop" | "error");
         let cut = cut.unwrap_or(json.len()..json.len());
@@ -201,6 +183,30 @@ impl State {
         self.is_over = true;
         out.extend_from_slice(error.to_sse_event().as_bytes());
     }
+
+    /// Ends a stream that is broken or cut, unless it is over.
+    #[cold]
+    fn truncate(&mut self, reason: &str, out: &mut BytesMut) {
+        if self.is_over {
+            return;
+        }
+        let message = format!("the event stream of Bedrock is broken: {reason}");
+        let mut error = ApiError::new("api_error", message);
+        error.error_code = Some(STREAM_TRUNCATED.to_owned());
+        self.fail(&error, out);
+    }
+}
+
+/// Returns the error of an exception. `details.error_code` is the name that AWS uses.
+fn exception(name: &str, message: &str) -> ApiError {
+    let message = match (message, name) {
+        ("", "") => "the event stream of Bedrock ends with an exception without a name",
+        ("", name) => name,
+        (message, _) => message,
+    };
+    let mut error = ApiError::new(aws_error_type(name), message);
+    error.error_code = (!name.is_empty()).then(|| name.to_owned());
+    error
 }
 
 /// Returns the value of a header that is a text.
@@ -211,8 +217,8 @@ fn header<'m>(message: &'m Message, name: &str) -> Option<&'m str> {
 }
 
 /// Returns the event in the payload of a `chunk` frame. `None` if the frame has none.
-fn chunk_bytes(payload: &[u8]) -> Result<Option<Vec<u8>>, BrokenBody> {
-    const NO_CHUNK: BrokenBody = BrokenBody("the payload of a frame is no chunk");
+fn chunk_bytes(payload: &[u8]) -> Result<Option<Vec<u8>>, BrokenFrame> {
+    const NO_CHUNK: BrokenFrame = BrokenFrame("the payload of a frame is no chunk");
     for field in Fields::open(payload).ok_or(NO_CHUNK)? {
         let field = field.map_err(|_| NO_CHUNK)?;
         if field.name == "bytes" {
