@@ -9,7 +9,8 @@ use tower_claude_core::STREAM_TRUNCATED;
 use tower_claude_wire::{ApiError, Fields, cloud::aws_error_type, json_text};
 
 use super::{
-    exception::stream_exception, frames::FrameReader, invocation_metrics::InvocationMetrics,
+    frames::{BrokenFrame, FrameReader},
+    invocation_metrics::InvocationMetrics,
 };
 
 /// The key that Bedrock adds to the last event of a stream.
@@ -137,26 +138,25 @@ impl State {
         if str::from_utf8(json).is_err() {
             return Err(NO_OBJECT);
         }
-        let mut kind = None;
-        let mut is_completion = false;
-        let mut cut = None;
-        // The end of the member before, and whether the cut still needs the comma after it.
-        let mut before: Option<usize> = None;
-        let mut is_first_cut = false;
+        let (mut kind, mut is_completion) = (None, false);
+        let mut metrics: Option<Range<usize>> = None;
+        // The end of the member before.
+        let mut before = None;
         for field in Fields::open(json).ok_or(NO_OBJECT)? {
             let field = field.map_err(|_| NO_OBJECT)?;
-            if is_first_cut {
-                // The metrics are the first member, so the comma after them goes.
-                cut = cut.map(|cut: Range<usize>| cut.start..field.span.start);
-                is_first_cut = false;
+            if let Some(cut) = &mut metrics
+                && before == Some(cut.end)
+                && json[cut.start] == b'"'
+            {
+                // The metrics are the first member, so the comma after them goes as well.
+                cut.end = field.span.start;
             }
             match &*field.name {
                 "type" => kind = json_text(field.value_in(json)),
                 "completion" => is_completion = true,
-                METRICS if cut.is_none() => {
+                METRICS if metrics.is_none() => {
                     self.metrics = Some(InvocationMetrics::from_json(field.value_in(json)));
-                    is_first_cut = before.is_none();
-                    cut = Some(before.unwrap_or(field.span.start)..field.span.end);
+                    metrics = Some(before.unwrap_or(field.span.start)..field.span.end);
                 }
                 _ => {}
             }
@@ -172,7 +172,7 @@ impl State {
             return Err(BrokenFrame("an event has no valid type"));
         }
         self.has_end |= matches!(name, "message_stop" | "error");
-        let cut = cut.unwrap_or(json.len()..json.len());
+        let cut = metrics.unwrap_or(json.len()..json.len());
         write_event(name, [&json[..cut.start], &json[cut.end..]], out);
         Ok(())
     }
