@@ -2,7 +2,7 @@
 
 use std::{fmt, ops::Range, str};
 
-use aws_smithy_types::event_stream::Message;
+use aws_smithy_types::{event_stream::Message, str_bytes::StrBytes};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::{Bytes, BytesMut};
 use tower_claude_core::STREAM_TRUNCATED;
@@ -213,7 +213,7 @@ fn exception(name: &str, message: &str) -> ApiError {
 fn header<'m>(message: &'m Message, name: &str) -> Option<&'m str> {
     let mut headers = message.headers().iter();
     let header = headers.find(|header| header.name().as_str() == name)?;
-    header.value().as_string().ok().map(|text| text.as_str())
+    header.value().as_string().ok().map(StrBytes::as_str)
 }
 
 /// Returns the event in the payload of a `chunk` frame. `None` if the frame has none.
