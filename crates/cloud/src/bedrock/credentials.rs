@@ -15,7 +15,7 @@ const SOURCE: &str = "tower-claude";
 /// use tower_claude_cloud::bedrock::Credentials;
 ///
 /// let credentials = Credentials::new("AKIDEXAMPLE", "not a real secret")
-///     .with_session_token("not a real token")
+///     .with_session_token("not a real token".to_owned())
 ///     .with_expiry(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
 /// assert!(!format!("{credentials:?}").contains("not a real"));
 /// ```
@@ -37,16 +37,21 @@ impl Credentials {
 
     /// Sets the session token of temporary credentials. None by default.
     #[must_use]
-    pub fn with_session_token(self, token: impl Into<String>) -> Self {
+    pub fn with_session_token(self, token: impl Into<Option<String>>) -> Self {
         let (id, secret) = (self.0.access_key_id(), self.0.secret_access_key());
-        let token = Some(token.into());
-        Self(Inner::new(id, secret, token, self.0.expiry(), SOURCE))
+        Self(Inner::new(
+            id,
+            secret,
+            token.into(),
+            self.0.expiry(),
+            SOURCE,
+        ))
     }
 
     /// Sets the time after which AWS refuses the credentials. Never by default.
     #[must_use]
-    pub fn with_expiry(mut self, at: SystemTime) -> Self {
-        *self.0.expiry_mut() = Some(at);
+    pub fn with_expiry(mut self, at: impl Into<Option<SystemTime>>) -> Self {
+        *self.0.expiry_mut() = at.into();
         self
     }
 

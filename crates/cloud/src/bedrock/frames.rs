@@ -1,7 +1,5 @@
 //! Reader of the frames of an AWS event stream.
 
-use std::fmt;
-
 use aws_smithy_eventstream::frame::read_message_from;
 use aws_smithy_types::event_stream::Message;
 
@@ -34,8 +32,8 @@ impl FrameReader {
     pub(super) fn read(
         &mut self,
         mut chunk: &[u8],
-        mut on_frame: impl FnMut(Message) -> Result<(), FrameError>,
-    ) -> Result<(), FrameError> {
+        mut on_frame: impl FnMut(Message) -> Result<(), BrokenFrame>,
+    ) -> Result<(), BrokenFrame> {
         loop {
             if !self.held.is_empty() {
                 self.take(&mut chunk, PRELUDE);
@@ -83,7 +81,7 @@ impl FrameReader {
 ///
 /// The library checks a prelude when the whole frame is there. By then a damaged length would have
 /// swallowed the frames that follow, and the stream would seem to hang.
-fn frame_length(frame: &[u8]) -> Result<Option<usize>, FrameError> {
+fn frame_length(frame: &[u8]) -> Result<Option<usize>, BrokenFrame> {
     let Some(prelude) = frame.first_chunk::<PRELUDE>() else {
         return Ok(None);
     };
@@ -97,48 +95,26 @@ fn frame_length(frame: &[u8]) -> Result<Option<usize>, FrameError> {
         u32::from_be_bytes(bytes)
     };
     if crc32fast::hash(&prelude[..8]) != word(8) {
-        return Err(FrameError::PreludeChecksum);
+        return Err(BrokenFrame("a frame has a wrong checksum of its lengths"));
     }
     let (length, headers) = (word(0) as usize, word(4) as usize);
     if !(LEAST_FRAME..=MOST_FRAME).contains(&length) {
-        return Err(FrameError::Length(length));
+        return Err(BrokenFrame("a frame is too short or over 16 MiB long"));
     }
     if headers > MOST_HEADERS.min(length - LEAST_FRAME) {
-        return Err(FrameError::HeadersLength(headers));
+        return Err(BrokenFrame(
+            "a frame has headers that are longer than itself or than 128 KiB",
+        ));
     }
     Ok(Some(length))
 }
 
 /// Reads a whole frame, and checks its checksum.
-fn read_frame(frame: &[u8]) -> Result<Message, FrameError> {
-    read_message_from(frame).map_err(|error| FrameError::Invalid(error.to_string()))
+fn read_frame(frame: &[u8]) -> Result<Message, BrokenFrame> {
+    read_message_from(frame)
+        .map_err(|_| BrokenFrame("a frame has a wrong checksum or an invalid header"))
 }
 
-/// The damage of a frame.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum FrameError {
-    /// The checksum of the lengths is wrong.
-    PreludeChecksum,
-    /// The frame is shorter than the shortest or longer than the longest frame.
-    Length(usize),
-    /// The headers are longer than their limit or than the frame.
-    HeadersLength(usize),
-    /// The library rejects the frame: a wrong checksum, or a header of unknown type.
-    Invalid(String),
-    /// The frame is whole, but its content is no event.
-    Content(&'static str),
-}
-
-impl fmt::Display for FrameError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::PreludeChecksum => f.write_str("a frame has a wrong prelude checksum"),
-            Self::Length(length) => write!(f, "a frame has a length of {length} bytes"),
-            Self::HeadersLength(length) => {
-                write!(f, "a frame has headers of {length} bytes")
-            }
-            Self::Invalid(reason) => f.write_str(reason),
-            Self::Content(reason) => f.write_str(reason),
-        }
-    }
-}
+/// The reason why an event stream cannot be read any further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BrokenFrame(pub(super) &'static str);

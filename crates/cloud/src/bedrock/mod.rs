@@ -4,16 +4,14 @@
 //! which AWS maintains. They need Rust 1.94, so this feature does as well.
 
 mod credentials;
-mod exception;
 mod frames;
 mod invocation_metrics;
-mod service;
 mod sign;
+mod sigv4;
 mod stream;
 
 pub use credentials::Credentials;
-pub use exception::error_type;
 pub use invocation_metrics::InvocationMetrics;
-pub use service::AwsService;
-pub use sign::{SignError, sign};
+pub use sign::SignError;
+pub use sigv4::{SigV4, aws_service};
 pub use stream::EventStreamDecoder;

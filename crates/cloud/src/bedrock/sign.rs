@@ -1,6 +1,6 @@
 //! Signature Version 4 of AWS.
 
-use std::{fmt, time::SystemTime};
+use std::{fmt, sync::Arc, time::SystemTime};
 
 use aws_sigv4::{
     http_request::{self, SignableBody, SignableRequest, SigningSettings},
@@ -59,6 +59,8 @@ pub enum SignError {
     NoHost,
     /// The credentials are empty, or have a character that a header must not have.
     InvalidCredentials,
+    /// The service or the region is empty, or has another character than letters, digits and `-`.
+    InvalidScope,
     /// A header whose name begins with `x-amz` has a value that is not visible ASCII.
     InvalidHeader(HeaderName),
     /// The library that signs rejects the request for another reason.
@@ -72,6 +74,9 @@ impl fmt::Display for SignError {
             Self::InvalidCredentials => f.write_str(
                 "the AWS credentials are empty or have a character that a header must not have",
             ),
+            Self::InvalidScope => {
+                f.write_str("the name of the AWS service or of its region is not valid")
+            }
             Self::InvalidHeader(name) => write!(f, "the header {name} is not visible ASCII"),
             Self::Rejected(reason) => write!(f, "the request cannot be signed: {reason}"),
         }
@@ -80,7 +85,33 @@ impl fmt::Display for SignError {
 
 impl std::error::Error for SignError {}
 
-/// Signs a request for a service of AWS in a region, at this time.
+/// A service of AWS and its region, for which a signature is valid. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Scope {
+    service: Arc<str>,
+    region: Arc<str>,
+}
+
+impl Scope {
+    pub(super) fn new(service: &str, region: &str) -> Self {
+        Self {
+            service: service.into(),
+            region: region.into(),
+        }
+    }
+
+    /// Checks the names, which are written into a header.
+    fn check(&self) -> Result<(), SignError> {
+        let is_label = |text: &str| {
+            let is_part = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+            !text.is_empty() && text.bytes().all(is_part)
+        };
+        let is_valid = is_label(&self.service) && is_label(&self.region);
+        is_valid.then_some(()).ok_or(SignError::InvalidScope)
+    }
+}
+
+/// Signs a request for a service of AWS at this time.
 ///
 /// The signature covers the method, the path as it is sent, the query, the hash of the body, and
 /// all headers but those that clients and proxies add, change or remove. It expires after five
@@ -94,12 +125,11 @@ impl std::error::Error for SignError {}
 ///
 /// Returns an error if the request or the credentials cannot be written as a signed request. The
 /// request is then unchanged, except that credentials of another kind may be gone.
-pub fn sign(
+pub(super) fn sign(
     parts: &mut Parts,
     body: &[u8],
     credentials: &Credentials,
-    service: &str,
-    region: &str,
+    scope: &Scope,
     time: SystemTime,
 ) -> Result<(), SignError> {
     let host = host(&parts.uri).ok_or(SignError::NoHost)?;
@@ -110,11 +140,13 @@ pub fn sign(
         let value = HeaderValue::from_str(&host).map_err(|_| SignError::NoHost)?;
         parts.headers.insert(HOST, value);
     }
+    scope.check()?;
     check(credentials)?;
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-    // The port is a part of the host, so the scheme does not matter.
     let uri = format!("https://{host}{path}");
-    let signed = signed_headers(&parts.headers)?;
+    let mut signed = signed_headers(&parts.headers)?;
+    // The library would leave out the default port of the wrong scheme.
+    signed.push(("host", &host));
     let request = SignableRequest::new(
         parts.method.as_str(),
         uri,
@@ -125,8 +157,8 @@ pub fn sign(
     let identity = credentials.inner().clone().into();
     let params = SigningParams::builder()
         .identity(&identity)
-        .region(region)
-        .name(service)
+        .region(&scope.region)
+        .name(&scope.service)
         .time(time)
         // The default encodes the path once more, as all services but S3 expect it.
         .settings(SigningSettings::default())
@@ -175,12 +207,12 @@ fn check(credentials: &Credentials) -> Result<(), SignError> {
     is_valid.then_some(()).ok_or(SignError::InvalidCredentials)
 }
 
-/// Returns the headers that are signed.
+/// Returns the headers that are signed, without `host`.
 fn signed_headers(headers: &HeaderMap) -> Result<Vec<(&str, &str)>, SignError> {
     let mut signed = Vec::with_capacity(headers.len());
     for (name, value) in headers {
         let text = name.as_str();
-        if is_changing(text) || is_of_connection(headers, text) {
+        if name == HOST || is_changing(text) || is_of_connection(headers, text) {
             continue;
         }
         match value.to_str() {

@@ -2,15 +2,14 @@
 
 use std::{fmt, ops::Range, str};
 
-use aws_smithy_types::event_stream::Message;
+use aws_smithy_types::{event_stream::Message, str_bytes::StrBytes};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tower_claude_core::STREAM_TRUNCATED;
-use tower_claude_wire::{ApiError, Fields, json_text};
+use tower_claude_wire::{ApiError, Fields, cloud::aws_error_type, json_text};
 
 use super::{
-    exception::stream_exception,
-    frames::{FrameError, FrameReader},
+    frames::{BrokenFrame, FrameReader},
     invocation_metrics::InvocationMetrics,
 };
 
@@ -62,38 +61,36 @@ impl EventStreamDecoder {
 
     /// Reads the next chunk, and returns the server-sent events that end in it.
     pub fn push(&mut self, chunk: &[u8]) -> Bytes {
-        let mut out = Vec::new();
-        if !self.state.is_over {
-            let state = &mut self.state;
+        let mut events = BytesMut::new();
+        let state = &mut self.state;
+        if !state.is_over {
             let read = self.frames.read(chunk, |message| {
+                // Nothing after an exception counts.
                 if state.is_over {
                     return Ok(());
                 }
-                state.on_message(&message, &mut out)
+                state.on_message(&message, &mut events)
             });
-            if let Err(error) = read
-                && !self.state.is_over
-            {
-                self.state.truncate(&error, &mut out);
+            if let Err(BrokenFrame(reason)) = read {
+                self.state.truncate(reason, &mut events);
             }
         }
-        out.into()
+        events.freeze()
     }
 
     /// Ends the stream. Returns the `error` event of a stream that ends too early, and nothing for
     /// a whole one.
     pub fn finish(&mut self) -> Bytes {
-        let mut out = Vec::new();
-        if !self.state.is_over {
-            if !self.frames.at_boundary() {
-                self.state.truncate(&"it ends inside of a frame", &mut out);
-            } else if !self.state.has_end {
-                self.state
-                    .truncate(&"it ends without `message_stop`", &mut out);
-            }
-            self.state.is_over = true;
+        let mut events = BytesMut::new();
+        if !self.frames.at_boundary() {
+            self.state
+                .truncate("it ends inside of a frame", &mut events);
+        } else if !self.state.has_end {
+            self.state
+                .truncate("it ends without `message_stop`", &mut events);
         }
-        out.into()
+        self.state.is_over = true;
+        events.freeze()
     }
 
     /// Returns true after an `error` event that ends the stream. Further bytes are ignored, so the
@@ -111,18 +108,18 @@ impl EventStreamDecoder {
 }
 
 impl State {
-    fn on_message(&mut self, message: &Message, out: &mut Vec<u8>) -> Result<(), FrameError> {
+    fn on_message(&mut self, message: &Message, out: &mut BytesMut) -> Result<(), BrokenFrame> {
         let payload = message.payload();
         match header(message, ":message-type") {
             Some("exception") => {
                 let name = header(message, ":exception-type").unwrap_or_default();
                 let parsed = ApiError::parse_any(payload).unwrap_or_default();
-                self.fail(&stream_exception(name, &parsed.message), out);
+                self.fail(&exception(name, &parsed.message), out);
             }
             Some("error") => {
                 let name = header(message, ":error-code").unwrap_or_default();
                 let text = header(message, ":error-message").unwrap_or_default();
-                self.fail(&stream_exception(name, text), out);
+                self.fail(&exception(name, text), out);
             }
             _ if header(message, ":event-type") == Some("chunk") => {
                 if let Some(event) = chunk_bytes(payload)? {
@@ -136,31 +133,30 @@ impl State {
     }
 
     /// Writes an event of the Claude API.
-    fn on_event(&mut self, json: &[u8], out: &mut Vec<u8>) -> Result<(), FrameError> {
-        const NO_OBJECT: FrameError = FrameError::Content("a chunk is no JSON object");
+    fn on_event(&mut self, json: &[u8], out: &mut BytesMut) -> Result<(), BrokenFrame> {
+        const NO_OBJECT: BrokenFrame = BrokenFrame("a chunk is no JSON object");
         if str::from_utf8(json).is_err() {
             return Err(NO_OBJECT);
         }
-        let mut kind = None;
-        let mut is_completion = false;
-        let mut cut = None;
-        // The end of the member before, and whether the cut still needs the comma after it.
-        let mut before: Option<usize> = None;
-        let mut is_first_cut = false;
+        let (mut kind, mut is_completion) = (None, false);
+        let mut metrics: Option<Range<usize>> = None;
+        // The end of the member before.
+        let mut before = None;
         for field in Fields::open(json).ok_or(NO_OBJECT)? {
             let field = field.map_err(|_| NO_OBJECT)?;
-            if is_first_cut {
-                // The metrics are the first member, so the comma after them goes.
-                cut = cut.map(|cut: Range<usize>| cut.start..field.span.start);
-                is_first_cut = false;
+            if let Some(cut) = &mut metrics
+                && before == Some(cut.end)
+                && json[cut.start] == b'"'
+            {
+                // The metrics are the first member, so the comma after them goes as well.
+                cut.end = field.span.start;
             }
             match &*field.name {
                 "type" => kind = json_text(field.value_in(json)),
                 "completion" => is_completion = true,
-                METRICS if cut.is_none() => {
+                METRICS if metrics.is_none() => {
                     self.metrics = Some(InvocationMetrics::from_json(field.value_in(json)));
-                    is_first_cut = before.is_none();
-                    cut = Some(before.unwrap_or(field.span.start)..field.span.end);
+                    metrics = Some(before.unwrap_or(field.span.start)..field.span.end);
                 }
                 _ => {}
             }
@@ -173,24 +169,27 @@ impl State {
             None => return Ok(()),
         };
         if name.is_empty() || name.contains(['\r', '\n', '\0']) {
-            return Err(FrameError::Content("an event has no valid type"));
+            return Err(BrokenFrame("an event has no valid type"));
         }
         self.has_end |= matches!(name, "message_stop" | "error");
-        let cut = cut.unwrap_or(json.len()..json.len());
+        let cut = metrics.unwrap_or(json.len()..json.len());
         write_event(name, [&json[..cut.start], &json[cut.end..]], out);
         Ok(())
     }
 
     /// Ends the stream with an error.
-    fn fail(&mut self, error: &ApiError, out: &mut Vec<u8>) {
+    fn fail(&mut self, error: &ApiError, out: &mut BytesMut) {
         self.has_end = true;
         self.is_over = true;
         out.extend_from_slice(error.to_sse_event().as_bytes());
     }
 
-    /// Ends a stream that is broken or cut.
+    /// Ends a stream that is broken or cut, unless it is over.
     #[cold]
-    fn truncate(&mut self, reason: &dyn fmt::Display, out: &mut Vec<u8>) {
+    fn truncate(&mut self, reason: &str, out: &mut BytesMut) {
+        if self.is_over {
+            return;
+        }
         let message = format!("the event stream of Bedrock is broken: {reason}");
         let mut error = ApiError::new("api_error", message);
         error.error_code = Some(STREAM_TRUNCATED.to_owned());
@@ -198,16 +197,28 @@ impl State {
     }
 }
 
+/// Returns the error of an exception. `details.error_code` is the name that AWS uses.
+fn exception(name: &str, message: &str) -> ApiError {
+    let message = match (message, name) {
+        ("", "") => "the event stream of Bedrock ends with an exception without a name",
+        ("", name) => name,
+        (message, _) => message,
+    };
+    let mut error = ApiError::new(aws_error_type(name), message);
+    error.error_code = (!name.is_empty()).then(|| name.to_owned());
+    error
+}
+
 /// Returns the value of a header that is a text.
 fn header<'m>(message: &'m Message, name: &str) -> Option<&'m str> {
     let mut headers = message.headers().iter();
     let header = headers.find(|header| header.name().as_str() == name)?;
-    header.value().as_string().ok().map(|text| text.as_str())
+    header.value().as_string().ok().map(StrBytes::as_str)
 }
 
 /// Returns the event in the payload of a `chunk` frame. `None` if the frame has none.
-fn chunk_bytes(payload: &[u8]) -> Result<Option<Vec<u8>>, FrameError> {
-    const NO_CHUNK: FrameError = FrameError::Content("the payload of a frame is no chunk");
+fn chunk_bytes(payload: &[u8]) -> Result<Option<Vec<u8>>, BrokenFrame> {
+    const NO_CHUNK: BrokenFrame = BrokenFrame("the payload of a frame is no chunk");
     for field in Fields::open(payload).ok_or(NO_CHUNK)? {
         let field = field.map_err(|_| NO_CHUNK)?;
         if field.name == "bytes" {
@@ -220,7 +231,7 @@ fn chunk_bytes(payload: &[u8]) -> Result<Option<Vec<u8>>, FrameError> {
 }
 
 /// Writes a server-sent event with this data.
-fn write_event(name: &str, data: [&[u8]; 2], out: &mut Vec<u8>) {
+fn write_event(name: &str, data: [&[u8]; 2], out: &mut BytesMut) {
     let length = data[0].len() + data[1].len();
     out.reserve(name.len() + length + b"event: \ndata: \n\n".len());
     out.extend_from_slice(b"event: ");
