@@ -1,6 +1,7 @@
 //! The body of a response.
 
 mod answer;
+mod frames;
 mod json;
 mod sse;
 
@@ -13,10 +14,11 @@ use http_body::{Body, Frame, SizeHint};
 use crate::error::FakeError;
 
 pub(crate) use self::answer::{Answer, FAR, Pace};
+use self::frames::FrameAnswer;
 use self::json::JsonAnswer;
 use self::sse::SseAnswer;
 
-/// Response body of the fake. One frame is one event.
+/// Response body of the fake. One frame is one event, or a frame of an event stream of AWS.
 #[derive(Default)]
 pub struct FakeBody {
     kind: BodyKind,
@@ -30,6 +32,7 @@ enum BodyKind {
     Lines(std::vec::IntoIter<Bytes>),
     Json(Box<JsonAnswer>),
     Sse(Box<SseAnswer>),
+    Frames(Box<FrameAnswer>),
 }
 
 impl FakeBody {
@@ -55,6 +58,13 @@ impl FakeBody {
     pub(crate) fn json(answer: Answer) -> Self {
         Self {
             kind: BodyKind::Json(Box::new(JsonAnswer::new(answer))),
+        }
+    }
+
+    /// Creates the body of an event stream of AWS.
+    pub(crate) fn frames(answer: Answer) -> Self {
+        Self {
+            kind: BodyKind::Frames(Box::new(FrameAnswer::new(answer))),
         }
     }
 
@@ -84,6 +94,7 @@ impl Body for FakeBody {
             BodyKind::Lines(lines) => lines.next().map(Ok),
             BodyKind::Json(answer) => ready!(answer.poll(cx)),
             BodyKind::Sse(answer) => ready!(answer.poll(cx)),
+            BodyKind::Frames(answer) => ready!(answer.poll(cx)),
         };
         Poll::Ready(next.map(|bytes| bytes.map(Frame::data)))
     }
@@ -95,6 +106,7 @@ impl Body for FakeBody {
             BodyKind::Lines(lines) => lines.len() == 0,
             BodyKind::Json(answer) => answer.is_done(),
             BodyKind::Sse(answer) => answer.is_done(),
+            BodyKind::Frames(answer) => answer.is_done(),
         }
     }
 
@@ -103,7 +115,7 @@ impl Body for FakeBody {
             BodyKind::Done => SizeHint::with_exact(0),
             BodyKind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             BodyKind::Json(answer) => answer.size_hint(),
-            BodyKind::Lines(_) | BodyKind::Sse(_) => SizeHint::default(),
+            BodyKind::Lines(_) | BodyKind::Sse(_) | BodyKind::Frames(_) => SizeHint::default(),
         }
     }
 }

@@ -89,6 +89,20 @@ impl<'a> Body<'a> {
         })
     }
 
+    /// Returns the body with other messages.
+    pub(crate) fn with_messages(&self, messages: &str) -> Vec<u8> {
+        let mut json = format!("{{\"messages\":{messages}");
+        let others = self.fields.iter().filter(|(name, _)| *name != "messages");
+        for (name, raw) in others {
+            json.push(',');
+            json.push_str(&Value::from(name.as_str()).to_string());
+            json.push(':');
+            json.push_str(raw.get());
+        }
+        json.push('}');
+        json.into_bytes()
+    }
+
     pub(crate) fn value(&self, name: &str) -> Value {
         let raw = self.fields.get(name);
         raw.and_then(|raw| serde_json::from_str(raw.get()).ok())

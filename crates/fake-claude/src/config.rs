@@ -1,12 +1,16 @@
 //! Configuration of a server.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tower_claude_wire::ModelCatalog;
+use tower_claude_wire::{Model, ModelCatalog};
 
+use crate::batches::call;
 use crate::batches::outcome::SelectOutcome;
+use crate::cloud::{FakeCloud, ids};
 use crate::fault::Incident;
 use crate::script::SelectReply;
+use crate::validate::MAX_BODY;
 
 /// Rate group of `count_tokens`, which has its own buckets.
 pub(crate) const COUNT_TOKENS: &str = "count_tokens";
@@ -53,7 +57,18 @@ pub enum Platform {
     /// Microsoft Foundry: `apim-request-id` beside it. Foundry sends no rate-limit headers: use
     /// [`HeaderFamily::None`] with it.
     Foundry,
+    /// Amazon Bedrock. [`FakeClaudeBuilder::cloud`](crate::FakeClaudeBuilder::cloud) sets it, with
+    /// the endpoints of the platform.
+    Bedrock,
+    /// Claude on Google Cloud, managed by Google. It is set like [`Platform::Bedrock`].
+    Vertex,
 }
+
+/// The account that thinking of the Claude API belongs to.
+const ACCOUNT: &str = "claude-api";
+/// The limits on bodies of the clouds.
+const MAX_AWS_BODY: usize = 20 * 1024 * 1024;
+const MAX_GOOGLE_BODY: usize = 30 * 1024 * 1024;
 
 pub(crate) struct Config {
     pub(crate) time_to_first_token: Duration,
@@ -81,4 +96,33 @@ pub(crate) struct Config {
     pub(crate) select_reply: Option<SelectReply>,
     /// The day on which models are alive or retired, e.g. `2026-11-30`.
     pub(crate) today: String,
+    /// `None` for the Claude API.
+    pub(crate) cloud: Option<FakeCloud>,
+    /// True to reject thinking of another account instead of dropping it.
+    pub(crate) rejects_foreign_thinking: bool,
+}
+
+impl Config {
+    /// Returns the account that thinking belongs to.
+    pub(crate) fn account(&self) -> &str {
+        self.cloud.as_ref().map_or(ACCOUNT, |cloud| &cloud.account)
+    }
+
+    /// Returns the name of the limits that a model takes from.
+    pub(crate) fn group_of(&self, model: &Model) -> Arc<str> {
+        match &self.cloud {
+            None => Arc::clone(&model.rate_group),
+            Some(cloud) => Arc::from(ids::group(cloud, &model.id)),
+        }
+    }
+
+    /// Returns the greatest length of the body of a request with this path.
+    pub(crate) fn max_body(&self, path: &str) -> usize {
+        match &self.cloud {
+            Some(cloud) if cloud.is_aws() => MAX_AWS_BODY,
+            Some(_) => MAX_GOOGLE_BODY,
+            None if path.trim_end_matches('/').ends_with(call::PATH) => call::MAX_BODY,
+            None => MAX_BODY,
+        }
+    }
 }

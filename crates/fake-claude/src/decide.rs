@@ -75,6 +75,7 @@ fn entry(config: &Config, call: &ValidCall, now: Now) -> Attempt {
         model: Arc::clone(&call.model),
         stream: call.stream,
         retry_count: call.retry_count,
+        dropped_thinking: call.dropped_thinking,
         request: Some(Arc::clone(&call.request)),
         in_incident: config.incidents.iter().any(|incident| incident.covers(at)),
         ..Attempt::default()
@@ -124,6 +125,7 @@ fn outcome(
         .level;
     let charge = Charge {
         input_estimate: estimate,
+        max_output: call.max_tokens,
     };
     let id = match state.accounting.admit(now.nanos, &call.group, charge) {
         Ok(id) => id,

@@ -19,6 +19,8 @@ pub enum FakeError {
     /// The request body failed before its end. The request was not complete, so it is not in the
     /// log.
     RequestBody,
+    /// No server has the host of the request ([`FakeHosts`](crate::FakeHosts)).
+    UnknownHost,
 }
 
 impl fmt::Display for FakeError {
@@ -28,6 +30,7 @@ impl fmt::Display for FakeError {
             Self::Cut => "connection closed before the end of the response body",
             Self::StreamReset(_) => "stream reset",
             Self::RequestBody => "the request body failed",
+            Self::UnknownHost => "no server has this host",
         })
     }
 }
@@ -39,6 +42,7 @@ static REASONS: LazyLock<[h2::Error; 14]> =
 impl Error for FakeError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         static RESET: OnceLock<io::Error> = OnceLock::new();
+        static NO_HOST: OnceLock<io::Error> = OnceLock::new();
         static CUT: OnceLock<io::Error> = OnceLock::new();
         match self {
             Self::Reset => Some(RESET.get_or_init(|| io::ErrorKind::ConnectionReset.into())),
@@ -46,6 +50,9 @@ impl Error for FakeError {
             // Hyper sends the reason that it finds here.
             Self::StreamReset(code) => Some(&REASONS[*code as usize % REASONS.len()]),
             Self::RequestBody => None,
+            Self::UnknownHost => {
+                Some(NO_HOST.get_or_init(|| io::ErrorKind::HostUnreachable.into()))
+            }
         }
     }
 }

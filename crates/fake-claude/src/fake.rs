@@ -10,6 +10,7 @@ use tower_claude_wire::ModelCatalog;
 
 use crate::batches::call::QUEUE;
 use crate::batches::outcome::{BatchOutcome, LostCreation};
+use crate::cloud::FakeCloud;
 use crate::config::{BATCHES, COUNT_TOKENS, Config, HeaderFamily, HeaderSnapshot, Platform};
 use crate::fault::{Fault, Incident};
 use crate::log::Attempt;
@@ -54,6 +55,7 @@ impl FakeClaude {
             oldest_request: 0,
             request_bytes: 0,
             rng,
+            expired: Default::default(),
         };
         Self {
             shared: Arc::new(Shared::new(config, state)),
@@ -92,6 +94,20 @@ impl FakeClaude {
     /// Removes all entries of the prompt cache, as if the server had lost them.
     pub fn clear_prompt_cache(&self) {
         self.shared.lock().cache.clear();
+    }
+
+    /// Ends the validity of a credential of a cloud, given by its token or by the id of its access
+    /// key. A response that has begun goes on.
+    pub fn expire_credential(&self, name: impl Into<String>) {
+        self.shared.lock().expired.insert(name.into());
+    }
+
+    /// Returns the host of the platform that this server stands for: `api.anthropic.com`, or
+    /// [`FakeCloud::host`].
+    #[must_use]
+    pub fn host(&self) -> String {
+        let cloud = self.shared.config.cloud.as_ref();
+        cloud.map_or_else(|| "api.anthropic.com".to_owned(), FakeCloud::host)
     }
 
     /// Executes the next creation of a batch, and then ends it in this way. The client does not
@@ -212,7 +228,7 @@ impl fmt::Debug for FakeClaude {
 #[must_use]
 pub struct FakeClaudeBuilder {
     config: Config,
-    limits: GroupLimits,
+    limits: Option<GroupLimits>,
     groups: Vec<(String, GroupLimits)>,
     priority: Option<GroupLimits>,
     rejected_costs_request: bool,
@@ -243,8 +259,10 @@ impl FakeClaudeBuilder {
                 select_outcome: None,
                 select_reply: None,
                 today: TODAY.to_owned(),
+                cloud: None,
+                rejects_foreign_thinking: false,
             },
-            limits: GroupLimits::default(),
+            limits: None,
             groups: vec![
                 (COUNT_TOKENS.to_owned(), GroupLimits::requests_only(2_000)),
                 (BATCHES.to_owned(), GroupLimits::requests_only(1_000)),
@@ -255,15 +273,20 @@ impl FakeClaudeBuilder {
         }
     }
 
-    /// Sets the limits of every rate group that has no limits of its own.
+    /// Sets the limits of every rate group that has no limits of its own. Default: the Start tier,
+    /// and on Amazon Bedrock the published limits of a new account.
     pub fn limits(mut self, limits: GroupLimits) -> Self {
-        self.limits = limits;
+        self.limits = Some(limits);
         self
     }
 
     /// Sets the limits of one rate group, by its name in the model catalog (`sonnet-5.5`,
     /// `opus-4.x`, …), by that name with `+fast` for the limits of `speed: "fast"`, or
     /// `count_tokens` or `batches`.
+    ///
+    /// On Amazon Bedrock a group is a model, by its id at the Claude API (`claude-opus-5-5`). On
+    /// Google it is the lineage where the location has one (`anthropic-claude-opus`), else the base
+    /// model (`anthropic-claude-opus-4-6`).
     pub fn group_limits(mut self, group: &str, limits: GroupLimits) -> Self {
         self.groups.push((group.to_owned(), limits));
         self
@@ -311,6 +334,28 @@ impl FakeClaudeBuilder {
     /// Sets the rate-limit headers of all responses.
     pub fn header_family(mut self, family: HeaderFamily) -> Self {
         self.config.family = family;
+        self
+    }
+
+    /// Makes the server a location of a cloud platform, with its endpoints, credentials, errors and
+    /// limits. It then has no rate-limit headers, batches or Models API.
+    pub fn cloud(mut self, cloud: FakeCloud) -> Self {
+        self.config.platform = match cloud.is_aws() {
+            true => Platform::Bedrock,
+            false => Platform::Vertex,
+        };
+        self.config.family = HeaderFamily::None;
+        self.config.cloud = Some(cloud);
+        self
+    }
+
+    /// If true, a request with thinking that another account made is rejected with 400. By default
+    /// the thinking is dropped ([`Attempt::dropped_thinking`]), as the API documents it.
+    ///
+    /// Both apply to the models whose thinking is bound to an account: Fable 5.2, Mythos 5.2, Sonnet
+    /// 5.5 and Haiku 5.5. Only thinking that a server of this crate has signed is recognized.
+    pub fn reject_foreign_thinking(mut self, reject: bool) -> Self {
+        self.config.rejects_foreign_thinking = reject;
         self
     }
 
@@ -443,8 +488,11 @@ impl FakeClaudeBuilder {
     /// Builds the server. Its time starts now.
     #[must_use]
     pub fn build(self) -> FakeClaude {
+        let cloud = self.config.cloud.as_ref();
+        let default = || cloud.map_or_else(GroupLimits::default, FakeCloud::default_limits);
+        let limits = self.limits.unwrap_or_else(default);
         let mut accounting =
-            Accounting::new(self.limits).with_rejected_costs_request(self.rejected_costs_request);
+            Accounting::new(limits).with_rejected_costs_request(self.rejected_costs_request);
         for (group, limits) in self.groups {
             accounting = accounting.with_group(&group, limits);
         }

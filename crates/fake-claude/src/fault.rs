@@ -85,6 +85,15 @@ pub enum Fault {
         /// Length of the stall.
         duration: Duration,
     },
+    /// A failure of a frame of an event stream, as InvokeModel sends. In a response without frames,
+    /// an exception and an error are an `error` event, what a reader skips is left out, and any
+    /// other failure is a body that ends early.
+    Frame {
+        /// Kind of failure.
+        how: FrameFault,
+        /// Output tokens before it.
+        after_tokens: u64,
+    },
     /// The body ends cleanly before any content: after `message_start` in a stream, empty in JSON.
     TruncatedBeforeContent,
     /// Status 200 with the `stop_reason` `refusal`.
@@ -92,6 +101,76 @@ pub enum Fault {
         /// Output tokens before the refusal.
         after_tokens: u64,
     },
+}
+
+/// Kind of a failure of a frame of an event stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FrameFault {
+    /// An exception, which ends the stream.
+    Exception {
+        /// The name, e.g. `throttlingException`.
+        name: String,
+        /// The message.
+        message: String,
+    },
+    /// An error that the service does not define, which ends the stream.
+    Error {
+        /// The code, e.g. `InternalFailure`.
+        code: String,
+        /// The message.
+        message: String,
+    },
+    /// The next frame has a wrong checksum, and the stream continues.
+    BadChecksum,
+    /// The prelude of the next frame has a wrong checksum, and the stream continues.
+    BadPrelude,
+    /// The body ends cleanly in the middle of the next frame.
+    Cut,
+    /// The next frame has a header of an unknown type, and the stream continues.
+    UnknownHeader,
+    /// A frame of an unknown event type is sent, which a reader skips.
+    UnknownEvent,
+    /// A chunk is sent whose JSON has no `type`, which a reader skips.
+    Untyped,
+}
+
+impl FrameFault {
+    /// Creates an exception with a name, e.g. `throttlingException`, and a message.
+    #[must_use]
+    pub fn exception(name: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Exception {
+            name: name.into(),
+            message: message.into(),
+        }
+    }
+
+    /// Creates an error with a code and a message.
+    #[must_use]
+    pub fn error(code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Error {
+            code: code.into(),
+            message: message.into(),
+        }
+    }
+
+    /// Returns true if the stream continues after it.
+    pub(crate) fn continues(&self) -> bool {
+        !matches!(
+            self,
+            Self::Exception { .. } | Self::Error { .. } | Self::Cut
+        )
+    }
+
+    /// Returns true if a response without frames ends with an error in its place.
+    pub(crate) fn ends_json(&self) -> bool {
+        matches!(self, Self::Exception { .. } | Self::Error { .. })
+    }
+
+    /// Returns true if a reader of the frames skips it.
+    pub(crate) fn is_skipped(&self) -> bool {
+        matches!(self, Self::UnknownEvent | Self::Untyped)
+    }
 }
 
 /// Kind of a failure of the connection. In process, and over HTTP/1 where it has no meaning there,
@@ -147,6 +226,7 @@ impl Fault {
             Self::Truncated { .. } => "truncated",
             Self::Cut { .. } => "cut",
             Self::Stall { .. } => "stall",
+            Self::Frame { .. } => "frame",
             Self::TruncatedBeforeContent => "truncated_before_content",
             Self::Refusal { .. } => "refusal",
         }
@@ -174,6 +254,7 @@ impl Fault {
             | Self::Truncated { .. }
             | Self::Cut { .. }
             | Self::Stall { .. }
+            | Self::Frame { .. }
             | Self::TruncatedBeforeContent
             | Self::Refusal { .. } => true,
         }

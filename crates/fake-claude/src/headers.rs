@@ -65,7 +65,10 @@ pub(crate) fn identity(
     if let Ok(value) = HeaderValue::from_str(request_id) {
         match platform {
             Platform::Claude => {}
-            Platform::Aws => drop(headers.insert("x-amzn-requestid", value.clone())),
+            Platform::Vertex => {}
+            Platform::Aws | Platform::Bedrock => {
+                drop(headers.insert("x-amzn-requestid", value.clone()))
+            }
             Platform::Foundry => drop(headers.insert("apim-request-id", value.clone())),
         }
         headers.insert("request-id", value);

@@ -109,6 +109,7 @@
 mod batches;
 mod body;
 mod check;
+mod cloud;
 mod config;
 mod control;
 mod decide;
@@ -129,14 +130,18 @@ mod server;
 mod service;
 mod sse;
 mod state;
+mod thinking;
 mod validate;
 
 pub use batches::outcome::{BatchOutcome, LostCreation};
 pub use body::FakeBody;
+pub use cloud::FakeCloud;
+pub use cloud::credential::FakeCredential;
+pub use cloud::router::FakeHosts;
 pub use config::{HeaderFamily, HeaderSnapshot, Platform};
 pub use error::FakeError;
 pub use fake::{FakeClaude, FakeClaudeBuilder};
-pub use fault::{BreakKind, BreakPoint, Fault, Incident};
+pub use fault::{BreakKind, BreakPoint, Fault, FrameFault, Incident};
 pub use log::{Attempt, Endpoint};
 pub use model::{Dimension, GaugeSet, GroupLimits, Ramp, Reading};
 pub use script::{ReceivedRequest, Reply};

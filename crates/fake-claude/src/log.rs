@@ -10,7 +10,7 @@ use crate::script::ReceivedRequest;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Endpoint {
-    /// `POST /v1/messages`.
+    /// `POST /v1/messages`, and on a cloud every path to a message.
     Messages,
     /// `POST /v1/messages/count_tokens`.
     CountTokens,
@@ -39,7 +39,8 @@ pub struct Attempt {
     pub finished_at: Option<Duration>,
     /// Charged rate group. Empty if the request has no model.
     pub group: Arc<str>,
-    /// Model, as sent. Empty if the request has none.
+    /// Model, as sent. Empty if the request has none. On a cloud it is the id of the Claude API, if
+    /// the id that was sent is known.
     pub model: Arc<str>,
     /// True for a streaming request.
     pub stream: bool,
@@ -62,6 +63,8 @@ pub struct Attempt {
     pub charged_input: u64,
     /// Input tokens read from the prompt cache. They are not charged.
     pub cache_read: u64,
+    /// Blocks of thinking that were dropped, because another account had made them.
+    pub dropped_thinking: usize,
     /// Input tokens written to the prompt cache. They are a part of those charged.
     pub cache_creation: u64,
     /// Output tokens charged so far.

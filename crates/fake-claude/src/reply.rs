@@ -26,6 +26,10 @@ pub(crate) struct ErrorReply {
     pub(crate) allow: Option<&'static str>,
     /// True if the response has rate-limit headers.
     pub(crate) rate_headers: bool,
+    /// The limit that rejected the request.
+    pub(crate) dimension: Option<Dimension>,
+    /// On a cloud: the name of the error, if the platform in front of the model has made it.
+    pub(crate) front: Option<&'static str>,
     /// The response, if it is not the API's own.
     pub(crate) custom: Option<Box<CustomResponse>>,
 }
@@ -53,12 +57,34 @@ impl ErrorReply {
             // The API sends it for errors that a retry can solve, and not for most 4xx.
             should_retry: (status == 429 || status >= 500).then_some(true),
             rate_headers: true,
+            dimension: None,
+            front: None,
             custom: None,
         }
     }
 
     pub(crate) fn invalid(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(400, "invalid_request_error", message)
+    }
+
+    /// Returns an error of a cloud platform itself, with its name there.
+    pub(crate) fn front(
+        status: u16,
+        name: &'static str,
+        message: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        // On the endpoints of the Claude API it has the shape of that API.
+        let kind = match status {
+            401 => "authentication_error",
+            403 => "permission_error",
+            404 => "not_found_error",
+            413 => "request_too_large",
+            _ => "invalid_request_error",
+        };
+        Self {
+            front: Some(name),
+            ..Self::new(status, kind, message)
+        }
     }
 
     pub(crate) fn not_found(message: impl Into<Cow<'static, str>>) -> Self {
@@ -75,6 +101,13 @@ impl ErrorReply {
 
     /// Returns the error for a request that the limits rejected.
     pub(crate) fn rejected(rejected: &Rejected, gauges: &GaugeSet) -> Self {
+        Self {
+            dimension: Some(rejected.dimension),
+            ..Self::over_limit(rejected, gauges)
+        }
+    }
+
+    fn over_limit(rejected: &Rejected, gauges: &GaugeSet) -> Self {
         let limit = match rejected.dimension {
             Dimension::Ramp => return Self::ramp(rejected.retry_after),
             Dimension::Concurrency => {
@@ -90,6 +123,7 @@ impl ErrorReply {
             Dimension::Requests => gauges.requests.limit,
             Dimension::InputTokens => gauges.input_tokens.limit,
             Dimension::OutputTokens => gauges.output_tokens.limit,
+            Dimension::Tokens => gauges.combined_tokens.map_or(0, |tokens| tokens.limit),
         };
         let message = format!(
             "This request would exceed the rate limit for your organization \

@@ -335,6 +335,8 @@ impl RuleSet {
     pub(crate) fn rejects_tool(&self, kind: &str, platform: Platform) -> bool {
         let rejected = match platform {
             Platform::Claude => self.rejected_tools,
+            // It takes the later computer tool also where all others do not.
+            Platform::Bedrock if self.rejected_elsewhere == COMPUTERS => &COMPUTERS[..1],
             _ => self.rejected_elsewhere,
         };
         rejected.contains(&kind)

@@ -7,6 +7,8 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Uri};
 use serde_json::{Value, json};
 
+use crate::thinking;
+
 /// The content of one message that the fake answers with, in place of its own text.
 ///
 /// A reply is sent as JSON or as a stream, as the request asks. Its output is measured by its
@@ -61,6 +63,12 @@ impl Reply {
         self.with_block(json!({"type": "tool_use", "id": id, "name": name, "input": parse(&input)}))
     }
 
+    /// Adds thinking. The server signs it for the account that it stands for.
+    #[must_use]
+    pub fn with_thinking(self, thinking: impl Into<String>) -> Self {
+        self.with_block(json!({"type": "thinking", "thinking": thinking.into()}))
+    }
+
     /// Adds a content block of any type, in the form of a JSON message.
     ///
     /// In a stream, text, tool input and thinking are sent as deltas. A block of another type is
@@ -100,6 +108,19 @@ impl Reply {
         Ok(reply)
     }
 
+    /// Signs thinking without a signature, as this model does for this account.
+    pub(crate) fn signed(mut self, account: &str, model: &str) -> Self {
+        for block in &mut self.blocks {
+            let Some(thinking) = block["thinking"].as_str() else {
+                continue;
+            };
+            if block["type"] == "thinking" && block["signature"].is_null() {
+                block["signature"] = thinking::sign(account, model, thinking).into();
+            }
+        }
+        self
+    }
+
     pub(crate) fn stop_reason(&self) -> &str {
         let last_type = self.blocks.last().and_then(|block| block["type"].as_str());
         match (&self.stop_reason, last_type) {
@@ -127,6 +148,13 @@ impl Reply {
                 _ => ("", "", ""),
             };
             let mut start = block.clone();
+            let signature = match field {
+                "thinking" => start.get_mut("signature").map(Value::take),
+                _ => None,
+            };
+            if signature.is_some() {
+                start["signature"] = "".into();
+            }
             let text = match start.get_mut(field).map(Value::take) {
                 Some(Value::String(text)) => {
                     start[field] = "".into();
@@ -158,6 +186,12 @@ impl Reply {
                     &field,
                     tokens,
                 ));
+            }
+            if let Some(signature) = signature {
+                let field = format!(
+                    ",\"delta\":{{\"type\":\"signature_delta\",\"signature\":{signature}}}"
+                );
+                events.push(ScriptEvent::new("content_block_delta", index, &field, 0));
             }
             events.push(ScriptEvent::new("content_block_stop", index, "", 0));
         }

@@ -7,15 +7,17 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::Body;
 use tokio::time::{Instant, sleep_until};
 use tower_service::Service;
 
-use crate::batches::call::{self, BatchCall};
+use crate::batches::call::BatchCall;
 use crate::batches::outcome::LostCreation;
 use crate::batches::respond::{self, BatchAnswer};
 use crate::body::{Answer, FAR, FakeBody, Pace};
+use crate::cloud::answer;
+use crate::cloud::route::Dialect;
 use crate::config::HeaderSnapshot;
 use crate::control;
 use crate::decide::{Decision, decide, snapshot};
@@ -32,7 +34,7 @@ use crate::reply::ErrorReply;
 use crate::script::ReceivedRequest;
 use crate::sse::{Content, ReplyMessage};
 use crate::state::{AttemptEnd, InFlightAttempt, Shared};
-use crate::validate::{self, MAX_BODY, ValidCall};
+use crate::validate::{self, ValidCall};
 
 /// Future of a response.
 pub type ResponseFuture =
@@ -56,14 +58,13 @@ where
         let (parts, body) = request.into_parts();
         Box::pin(async move {
             let line = parts.extensions.get::<Line>().cloned();
-            let is_batch = parts.uri.path().trim_end_matches('/').ends_with(call::PATH);
-            let limit = if is_batch { call::MAX_BODY } else { MAX_BODY };
+            let limit = fake.shared.config.max_body(parts.uri.path());
             let body = read(body, limit).await?;
             if parts.uri.path().starts_with(control::PREFIX) {
                 return Ok(control::respond(&fake, &parts, body.as_ref()));
             }
             let shared = fake.shared;
-            let (mut call, problem) = validate::read(&shared.config, &parts, body.as_deref());
+            let (mut call, problem) = validate::read(&shared, &parts, body.as_deref());
             call.request = Arc::new(ReceivedRequest {
                 method: parts.method,
                 uri: parts.uri,
@@ -108,8 +109,8 @@ async fn exchange(
             }
         }
         Decision::Answer(attempt, fault, levels, cache) => {
-            let answer = answer(shared, call, attempt, (fault, levels, cache), line);
-            Ok(answer.await)
+            let message = message(shared, call, attempt, (fault, levels, cache), line);
+            Ok(message.await)
         }
     }
 }
@@ -164,7 +165,18 @@ fn refuse(
     reply: &ErrorReply,
     levels: Option<&Snapshot>,
 ) -> Response<FakeBody> {
-    let body = FakeBody::full(reply.body(&request_id(index)));
+    if let (Some(cloud), None) = (&shared.config.cloud, &reply.custom) {
+        let error = answer::error(cloud, call, index, reply);
+        let mut response = Response::new(FakeBody::full(error.body));
+        *response.status_mut() = error.status;
+        let headers = response.headers_mut();
+        let wall = shared.now().wall;
+        answer::identity(headers, call.dialect, index, wall, error.is_from_model);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.extend(error.headers);
+        return response;
+    }
+    let body = FakeBody::full(reply.body(&answer::request_id(call.dialect, index)));
     let levels = levels.filter(|_| reply.rate_headers);
     let mut response = head(
         shared,
@@ -213,14 +225,16 @@ fn head(
     *response.status_mut() = status;
     let headers = response.headers_mut();
     let wall = shared.now().wall;
-    let id = request_id(index);
-    headers::identity(
-        headers,
-        shared.config.platform,
-        &id,
-        wall,
-        call.authenticated,
-    );
+    match &shared.config.cloud {
+        Some(_) => answer::identity(headers, call.dialect, index, wall, true),
+        None => headers::identity(
+            headers,
+            shared.config.platform,
+            &answer::request_id(call.dialect, index),
+            wall,
+            call.authenticated,
+        ),
+    }
     if let Some(levels) = levels {
         headers::rate_limits(headers, shared.config.family, levels);
     }
@@ -228,15 +242,11 @@ fn head(
     response
 }
 
-fn request_id(index: usize) -> String {
-    format!("req_011Fake{index:017}")
-}
-
 /// Interval at which the output of a JSON response is charged.
 const STEP: Duration = Duration::from_millis(250);
 
 /// Builds a message, as JSON or as a stream.
-async fn answer(
+async fn message(
     shared: &Shared,
     call: &ValidCall,
     mut attempt: InFlightAttempt,
@@ -259,6 +269,7 @@ async fn answer(
         // Not under the lock, because the function is the user's.
         script = select(&call.request);
     }
+    let script = script.map(|reply| reply.signed(config.account(), &call.model_id));
     let Content {
         mut tokens,
         mut stop_reason,
@@ -283,8 +294,15 @@ async fn answer(
         return refuse(shared, call, index, &reply, levels.as_ref());
     }
     attempt.head();
-    let message = ReplyMessage::of(call, cache, format!("msg_01Fake{index:018}"));
+    let message = ReplyMessage::of(call, cache, answer::message_id(call.dialect, index));
+    let is_invoke = call.dialect == Dialect::Invoke;
+    let usage = (is_invoke && !call.stream).then(|| {
+        let mut headers = HeaderMap::new();
+        answer::usage(&mut headers, &message, tokens, origin.elapsed());
+        headers
+    });
     let per_event = config.tokens_per_event;
+    let framed = is_invoke && call.stream;
     let answer = Answer {
         attempt,
         message,
@@ -296,8 +314,14 @@ async fn answer(
         per_event,
         origin,
         line,
+        framed,
     };
-    let (kind, body) = if call.stream {
+    let (kind, body) = if framed {
+        (
+            "application/vnd.amazon.eventstream",
+            FakeBody::frames(answer),
+        )
+    } else if call.stream {
         ("text/event-stream; charset=utf-8", FakeBody::sse(answer))
     } else {
         ("application/json", FakeBody::json(answer))
@@ -311,10 +335,13 @@ async fn answer(
         levels.as_ref(),
         body,
     );
-    if call.stream {
-        response
-            .headers_mut()
-            .insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    let headers = response.headers_mut();
+    headers.extend(usage.into_iter().flatten());
+    if framed {
+        let json = HeaderValue::from_static("application/json");
+        headers.insert("x-amzn-bedrock-content-type", json);
+    } else if call.stream {
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     }
     response
 }
@@ -331,6 +358,9 @@ async fn produce(
     let (tokens, reply) = match fault {
         Some(Fault::ErrorBeforeContent) => return Some(ErrorReply::overloaded()),
         Some(Fault::ErrorMidStream { after_tokens }) => {
+            (tokens.min(*after_tokens), Some(ErrorReply::server_error()))
+        }
+        Some(Fault::Frame { how, after_tokens }) if how.ends_json() => {
             (tokens.min(*after_tokens), Some(ErrorReply::server_error()))
         }
         _ => (tokens, None),

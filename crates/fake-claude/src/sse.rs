@@ -21,6 +21,8 @@ pub(crate) struct ReplyMessage {
     pub(crate) cache: CacheTokens,
     pub(crate) speed: &'static str,
     pub(crate) service_tier: &'static str,
+    /// The `input_transformations` as JSON, if the message has them.
+    pub(crate) transformations: Option<String>,
 }
 
 /// Content of a response, and its end.
@@ -74,6 +76,7 @@ impl ReplyMessage {
             cache,
             speed: if call.fast { "fast" } else { "standard" },
             service_tier: "standard",
+            transformations: call.transformations.clone(),
         }
     }
 
@@ -89,6 +92,7 @@ impl ReplyMessage {
             ",\"content\":[],\"stop_reason\":null,\"stop_sequence\":null,\"stop_details\":null,\"usage\":",
         );
         self.usage(&mut out, 1);
+        self.transformations(&mut out);
         out.push_str("}}\n\n");
         out.into()
     }
@@ -137,8 +141,16 @@ impl ReplyMessage {
         out.push_str(stop_details(stop_reason));
         out.push_str(",\"container\":null,\"diagnostics\":null,\"usage\":");
         self.usage(&mut out, output);
+        self.transformations(&mut out);
         out.push('}');
         out.into()
+    }
+
+    fn transformations(&self, out: &mut String) {
+        if let Some(transformations) = &self.transformations {
+            out.push_str(",\"input_transformations\":");
+            out.push_str(transformations);
+        }
     }
 
     fn usage(&self, out: &mut String, output: u64) {

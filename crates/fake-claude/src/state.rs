@@ -1,6 +1,6 @@
 //! State that all clones of one server share, behind one lock.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -9,6 +9,8 @@ use tokio::time::Instant;
 
 use crate::batches::outcome::{BatchOutcome, LostCreation};
 use crate::batches::store::BatchStore;
+use crate::cloud::FakeCloud;
+use crate::cloud::credential::FakeCredential;
 use crate::config::Config;
 use crate::fault::Fault;
 use crate::log::Attempt;
@@ -44,6 +46,8 @@ pub(crate) struct State {
     /// The size of the bodies of the kept requests.
     pub(crate) request_bytes: usize,
     pub(crate) rng: fastrand::Rng,
+    /// The names of the credentials that were expired before their time.
+    pub(crate) expired: HashSet<String>,
 }
 
 /// A point in time: nanoseconds since the start, for the accounting, and the wall clock.
@@ -78,6 +82,18 @@ impl Shared {
             nanos: u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX),
             wall: self.wall + elapsed,
         }
+    }
+
+    /// Returns a known credential, and true if it has expired.
+    pub(crate) fn find_credential<'a>(
+        &self,
+        cloud: &'a FakeCloud,
+        is: impl Fn(&FakeCredential) -> bool,
+    ) -> Option<(&'a FakeCredential, bool)> {
+        let known = cloud.credentials.iter().find(|known| is(known))?;
+        let is_over = known.has_expired(self.now().since_start());
+        let has_expired = is_over || self.lock().expired.contains(known.name());
+        Some((known, has_expired))
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {

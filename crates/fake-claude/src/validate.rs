@@ -11,6 +11,8 @@ use tower_claude_wire::{Model, Peek};
 use crate::batches::call::{self, BatchCall};
 use crate::batches::rules::item_problem;
 use crate::check::{Body, IMAGE_TOKENS, Media};
+use crate::cloud::request as cloud;
+use crate::cloud::route::Dialect;
 use crate::config::{BATCHES, COUNT_TOKENS, Config, FAST_SUFFIX, Platform};
 use crate::log::Endpoint;
 use crate::model::CacheTokens;
@@ -18,6 +20,8 @@ use crate::prompt::{self, CachedPrompt, PromptFacts};
 use crate::reply::ErrorReply;
 use crate::rules::{self, RuleSet, Speed};
 use crate::script::ReceivedRequest;
+use crate::state::Shared;
+use crate::thinking;
 
 /// The API's own limit on request bodies.
 pub(crate) const MAX_BODY: usize = 32 * 1024 * 1024;
@@ -38,6 +42,8 @@ pub(crate) struct ValidCall {
     pub(crate) tag: Option<Arc<str>>,
     pub(crate) retry_count: Option<u32>,
     pub(crate) model: Arc<str>,
+    /// The id of the model in the catalog.
+    pub(crate) model_id: Arc<str>,
     pub(crate) group: Arc<str>,
     pub(crate) stream: bool,
     pub(crate) fast: bool,
@@ -54,12 +60,21 @@ pub(crate) struct ValidCall {
     pub(crate) output: u64,
     pub(crate) authenticated: bool,
     pub(crate) request: Arc<ReceivedRequest>,
+    pub(crate) dialect: Dialect,
+    /// True if the path asks for a stream.
+    pub(crate) streams_by_path: bool,
+    /// The prompt cache of the location that the request uses.
+    pub(crate) cache_store: u64,
+    /// The blocks of thinking that are dropped because another account has made them.
+    pub(crate) dropped_thinking: usize,
+    /// The `input_transformations` of the response as JSON, if it has them.
+    pub(crate) transformations: Option<String>,
 }
 
 /// Returns the facts of the request, and an error if it is invalid. `body` is `None` if it was too
 /// large.
 pub(crate) fn read(
-    config: &Config,
+    shared: &Shared,
     parts: &request::Parts,
     body: Option<&[u8]>,
 ) -> (ValidCall, Option<ErrorReply>) {
@@ -72,7 +87,11 @@ pub(crate) fn read(
         retry_count: number(&parts.headers, "x-stainless-retry-count"),
         ..ValidCall::default()
     };
-    let problem = check(config, parts, body, &mut call).err();
+    let checked = match &shared.config.cloud {
+        None => check(&shared.config, parts, body, &mut call),
+        Some(platform) => cloud::check(shared, platform, parts, body, &mut call),
+    };
+    let problem = checked.err();
     (call, problem)
 }
 
@@ -126,19 +145,59 @@ pub(crate) fn item(
 }
 
 /// Reads the body as far as its model, and sets the model and its rate group.
-fn identify(config: &Config, body: &[u8], call: &mut ValidCall) -> Option<(Peek, Option<Model>)> {
+pub(crate) fn identify(
+    config: &Config,
+    body: &[u8],
+    call: &mut ValidCall,
+) -> Option<(Peek, Option<Model>)> {
     let peek = Peek::parse(body)?;
     let model = peek.model(body).map(|name| {
         let model = config.catalog.lookup(name);
         call.model = Arc::from(name);
-        call.group = Arc::clone(&model.rate_group);
+        call.model_id = Arc::clone(&model.id);
+        call.group = config.group_of(&model);
         model
     });
     Some((peek, model))
 }
 
-/// Checks the body of a call that names a model.
-fn check_body(
+/// Checks the body of a call that names a model, and drops the thinking of other accounts.
+pub(crate) fn check_body(
+    config: &Config,
+    headers: &HeaderMap,
+    bytes: &[u8],
+    known: Option<(Peek, Option<Model>)>,
+    call: &mut ValidCall,
+) -> Result<(), ErrorReply> {
+    check_fields(config, headers, bytes, known, call)?;
+    if call.endpoint != Endpoint::Messages {
+        return Ok(());
+    }
+    let Some(body) = Body::read(headers, bytes) else {
+        return Ok(());
+    };
+    let messages = body.fields.get("messages").map_or("", |raw| raw.get());
+    let foreign = thinking::foreign(config.account(), messages).unwrap_or_default();
+    let is_dropped = !foreign.paths.is_empty();
+    if is_dropped && config.rejects_foreign_thinking {
+        return Err(thinking::rejection(&foreign.paths));
+    }
+    if body.has_beta(&["thinking-binding-controls-"]) {
+        call.transformations = Some(thinking::transformations(&foreign.paths));
+    }
+    if is_dropped {
+        call.dropped_thinking = foreign.paths.len();
+        call.cached = None;
+        let bytes = body.with_messages(&foreign.messages);
+        let known = identify(config, &bytes, call);
+        // The request was valid with the blocks, and only its sizes change without them.
+        let _ = check_fields(config, headers, &bytes, known, call);
+    }
+    Ok(())
+}
+
+/// Checks the fields of a body, and reads the sizes of the prompt.
+fn check_fields(
     config: &Config,
     headers: &HeaderMap,
     bytes: &[u8],
@@ -184,7 +243,7 @@ fn check_body(
     }
     accepts(config, &model, &body, call)?;
     if peek.mentions_cache_control() {
-        let scope = cache_scope(headers, &model.id, call.in_batch);
+        let scope = cache_scope(config, headers, &model.id, call);
         let facts = facts(config, &model, rules, call, (scope, counted));
         let cached = prompt::read(&body, bytes, &facts)?;
         if !cached.markers.is_empty() && call.scripted_cache.is_none() {
@@ -196,10 +255,15 @@ fn check_body(
 
 /// Returns a hash of what separates prompt caches. The API has one for each workspace, so a
 /// credential stands for a workspace here. Messages and batches do not share entries.
-fn cache_scope(headers: &HeaderMap, model: &str, in_batch: bool) -> u64 {
+///
+/// A cloud has one for each account, of which a server has only one.
+fn cache_scope(config: &Config, headers: &HeaderMap, model: &str, call: &ValidCall) -> u64 {
     let mut hasher = DefaultHasher::new();
-    let workspace = headers.get("anthropic-workspace-id");
-    (credential(headers), workspace, model, in_batch).hash(&mut hasher);
+    if config.cloud.is_none() {
+        let workspace = headers.get("anthropic-workspace-id");
+        (credential(headers), workspace).hash(&mut hasher);
+    }
+    (model, call.in_batch, call.cache_store).hash(&mut hasher);
     hasher.finish()
 }
 

@@ -10,7 +10,10 @@ use tower_claude_fake_claude::model::{
 const SECOND: u64 = 1_000_000_000;
 
 fn charge(input_estimate: u64) -> Charge {
-    Charge { input_estimate }
+    Charge {
+        input_estimate,
+        max_output: 0,
+    }
 }
 
 fn limits(requests: u64, input: u64, output: u64, burst: u64) -> GroupLimits {

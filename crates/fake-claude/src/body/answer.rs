@@ -31,6 +31,8 @@ pub(crate) struct Answer {
     pub(crate) origin: Instant,
     /// Connection of the request. `None` in process.
     pub(crate) line: Option<Line>,
+    /// True if the stream has frames of AWS in place of the events of SSE.
+    pub(crate) framed: bool,
 }
 
 /// Times at which the tokens of a response are produced.
@@ -97,6 +99,7 @@ pub(super) fn fault_at(fault: Option<&Fault>) -> Option<u64> {
         | Fault::Truncated { after_tokens }
         | Fault::Cut { after_tokens }
         | Fault::Stall { after_tokens, .. }
+        | Fault::Frame { after_tokens, .. }
         | Fault::Break {
             at: BreakPoint::AfterTokens(after_tokens),
             ..

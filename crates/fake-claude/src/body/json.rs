@@ -88,6 +88,9 @@ impl JsonAnswer {
                         self.stage = JsonStage::Cut(LineEnd::of(&fault));
                         return flush_first(cx);
                     }
+                    Some(Fault::Frame { how, .. }) if how.is_skipped() => {
+                        self.stage = JsonStage::Rest;
+                    }
                     _ => {
                         answer.attempt.end(AttemptEnd::Broken);
                         self.stage = JsonStage::Done;

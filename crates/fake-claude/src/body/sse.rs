@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::answer::{Answer, FAR, Next, Timer, fault_at, flush_first};
 use crate::error::FakeError;
-use crate::fault::{BreakPoint, Fault};
+use crate::fault::{BreakPoint, Fault, FrameFault};
 use crate::line::LineEnd;
 use crate::script::ScriptEvent;
 use crate::sse;
@@ -21,6 +21,8 @@ pub(super) struct SseAnswer {
     made: u64,
     stage: SseStage,
     timer: Timer,
+    /// The failure of the frame of the next event.
+    frame_fault: Option<FrameFault>,
 }
 
 #[derive(Clone, Copy)]
@@ -50,11 +52,22 @@ impl SseAnswer {
             made: 0,
             stage: SseStage::Start,
             timer: Timer(None),
+            frame_fault: None,
         }
     }
 
     pub(super) fn is_done(&self) -> bool {
         matches!(self.stage, SseStage::Done)
+    }
+
+    /// Returns the failure of the frame of the last event.
+    pub(super) fn take_frame_fault(&mut self) -> Option<FrameFault> {
+        self.frame_fault.take()
+    }
+
+    /// Returns the answer and the output so far.
+    pub(super) fn made(&self) -> (&Answer, u64) {
+        (&self.answer, self.made)
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
@@ -133,6 +146,26 @@ impl SseAnswer {
                         answer.origin += duration;
                         self.stage = SseStage::Silence(Instant::now() + duration);
                         continue;
+                    }
+                    Some(Fault::Frame { how, .. }) => {
+                        if how.continues() && (answer.framed || how.is_skipped()) {
+                            self.frame_fault = answer.framed.then_some(how);
+                            self.stage = SseStage::Deltas;
+                            continue;
+                        }
+                        answer.attempt.end(AttemptEnd::Broken);
+                        self.stage = SseStage::Done;
+                        let event = match &how {
+                            FrameFault::Exception { name, message }
+                            | FrameFault::Error {
+                                code: name,
+                                message,
+                            } => sse::error(name, message),
+                            FrameFault::Cut if answer.framed => sse::ping(),
+                            _ => return Poll::Ready(None),
+                        };
+                        self.frame_fault = Some(how);
+                        return Poll::Ready(Some(Ok(event)));
                     }
                     Some(Fault::ErrorMidStream { .. }) => {
                         self.stage = SseStage::ErrorEvent;

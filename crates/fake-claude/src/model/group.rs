@@ -15,6 +15,8 @@ const CONCURRENCY_WAIT_NS: u64 = 1_000_000_000;
 pub struct Charge {
     /// Input tokens as the server estimates them.
     pub input_estimate: u64,
+    /// The `max_tokens` of the request, which a combined limit may hold.
+    pub max_output: u64,
 }
 
 /// Limit that rejected a request.
@@ -27,6 +29,8 @@ pub enum Dimension {
     InputTokens,
     /// Output tokens per minute.
     OutputTokens,
+    /// Input and output tokens together per minute.
+    Tokens,
     /// Concurrent requests.
     Concurrency,
     /// The acceleration limit.
@@ -39,6 +43,7 @@ impl fmt::Display for Dimension {
             Self::Requests => "requests",
             Self::InputTokens => "input tokens",
             Self::OutputTokens => "output tokens",
+            Self::Tokens => "tokens",
             Self::Concurrency => "concurrent connections",
             Self::Ramp => "acceleration",
         })
@@ -100,6 +105,8 @@ pub struct GaugeSet {
     pub input_tokens: Reading,
     /// Output tokens per minute.
     pub output_tokens: Reading,
+    /// Input and output tokens together per minute. `None` without such a limit.
+    pub combined_tokens: Option<Reading>,
     /// Requests in flight.
     pub in_flight: u32,
 }
@@ -109,9 +116,30 @@ pub(crate) struct Group {
     requests: Bucket,
     input: Bucket,
     output: Bucket,
+    combined: Option<Combined>,
     concurrency: Option<u32>,
     in_flight: u32,
     ramp: Option<RampMeter>,
+}
+
+/// A limit on input and output together.
+#[derive(Clone, Debug)]
+struct Combined {
+    bucket: Bucket,
+    weight: u64,
+    holds_max_tokens: bool,
+}
+
+impl Combined {
+    /// Returns the charge of a request at admission.
+    fn cost(&self, charge: Charge) -> u64 {
+        let held = if self.holds_max_tokens {
+            charge.max_output
+        } else {
+            0
+        };
+        charge.input_estimate.saturating_add(held)
+    }
 }
 
 impl Group {
@@ -121,6 +149,11 @@ impl Group {
             requests: bucket(limits.requests_per_minute),
             input: bucket(limits.input_tokens_per_minute),
             output: bucket(limits.output_tokens_per_minute),
+            combined: limits.combined_tokens_per_minute.map(|limit| Combined {
+                bucket: bucket(limit),
+                weight: limits.output_weight,
+                holds_max_tokens: limits.holds_max_tokens,
+            }),
             concurrency: limits.concurrency,
             in_flight: 0,
             ramp: limits.ramp.map(RampMeter::new),
@@ -131,6 +164,9 @@ impl Group {
         self.requests.refill(now);
         self.input.refill(now);
         self.output.refill(now);
+        if let Some(combined) = &mut self.combined {
+            combined.bucket.refill(now);
+        }
     }
 
     /// Admits a request within all limits, or charges nothing.
@@ -146,6 +182,12 @@ impl Group {
                 self.input.wait(charge.input_estimate),
             ),
             (Dimension::OutputTokens, self.output.wait(1)),
+            (
+                Dimension::Tokens,
+                self.combined
+                    .as_mut()
+                    .map_or(0, |combined| combined.bucket.wait(combined.cost(charge))),
+            ),
             (
                 Dimension::Concurrency,
                 if full { CONCURRENCY_WAIT_NS } else { 0 },
@@ -170,6 +212,10 @@ impl Group {
         }
         self.requests.take(1);
         self.input.take(charge.input_estimate);
+        if let Some(combined) = &mut self.combined {
+            let cost = combined.cost(charge);
+            combined.bucket.take(cost);
+        }
         self.in_flight += 1;
         if let Some(ramp) = &mut self.ramp {
             ramp.count();
@@ -185,21 +231,33 @@ impl Group {
     }
 
     pub(crate) fn correct_input(&mut self, now: u64, charged: u64, actual: u64) {
-        self.input.refill(now);
-        if actual > charged {
-            self.input.take(actual - charged);
-        } else {
-            self.input.give(charged - actual);
+        self.refill(now);
+        correct(&mut self.input, charged, actual);
+        if let Some(combined) = &mut self.combined {
+            correct(&mut combined.bucket, charged, actual);
         }
     }
 
     pub(crate) fn produce(&mut self, now: u64, tokens: u64) {
-        self.output.refill(now);
+        self.refill(now);
         self.output.take(tokens);
+        if let Some(combined) = &mut self.combined
+            && !combined.holds_max_tokens
+        {
+            combined.bucket.take(tokens.saturating_mul(combined.weight));
+        }
     }
 
-    pub(crate) fn finish(&mut self) {
+    /// Ends a request with this `max_tokens` and this output.
+    pub(crate) fn finish(&mut self, now: u64, held: u64, output: u64) {
         self.in_flight = self.in_flight.saturating_sub(1);
+        self.refill(now);
+        if let Some(combined) = &mut self.combined
+            && combined.holds_max_tokens
+        {
+            let cost = output.saturating_mul(combined.weight);
+            correct(&mut combined.bucket, held, cost);
+        }
     }
 
     pub(crate) fn gauges(&mut self, now: u64) -> GaugeSet {
@@ -208,7 +266,20 @@ impl Group {
             requests: Reading::of(&self.requests),
             input_tokens: Reading::of(&self.input),
             output_tokens: Reading::of(&self.output),
+            combined_tokens: self
+                .combined
+                .as_ref()
+                .map(|combined| Reading::of(&combined.bucket)),
             in_flight: self.in_flight,
         }
+    }
+}
+
+/// Replaces a charge by the actual one.
+fn correct(bucket: &mut Bucket, charged: u64, actual: u64) {
+    if actual > charged {
+        bucket.take(actual - charged);
+    } else {
+        bucket.give(charged - actual);
     }
 }

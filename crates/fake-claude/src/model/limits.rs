@@ -15,6 +15,14 @@ pub struct GroupLimits {
     pub input_tokens_per_minute: u64,
     /// Output tokens per minute (OTPM), counted as they are produced.
     pub output_tokens_per_minute: u64,
+    /// Input and output tokens together per minute, as Amazon Bedrock counts them. `None` for no
+    /// such limit, the default. Cache reads are not counted.
+    pub combined_tokens_per_minute: Option<u64>,
+    /// Tokens that one token of output costs in the combined limit. 1 by default.
+    pub output_weight: u64,
+    /// True to hold `max_tokens` in the combined limit from the start of a request until its end.
+    /// The output is charged at the end then, and as it is produced otherwise. False by default.
+    pub holds_max_tokens: bool,
     /// Maximum number of concurrent requests. `None` for no limit.
     pub concurrency: Option<u32>,
     /// Capacity of each bucket, as the time of a full refill. 60 s by default. A shorter time
@@ -31,6 +39,9 @@ impl Default for GroupLimits {
             requests_per_minute: 1_000,
             input_tokens_per_minute: 2_000_000,
             output_tokens_per_minute: 400_000,
+            combined_tokens_per_minute: None,
+            output_weight: 1,
+            holds_max_tokens: false,
             concurrency: None,
             burst: Duration::from_secs(60),
             ramp: None,
@@ -80,6 +91,27 @@ impl GroupLimits {
     #[must_use]
     pub fn with_output_tokens_per_minute(mut self, limit: u64) -> Self {
         self.output_tokens_per_minute = limit;
+        self
+    }
+
+    /// Adds a limit on input and output tokens together, per minute.
+    #[must_use]
+    pub fn with_combined_tokens_per_minute(mut self, limit: u64) -> Self {
+        self.combined_tokens_per_minute = Some(limit);
+        self
+    }
+
+    /// Sets the tokens that one token of output costs in the combined limit.
+    #[must_use]
+    pub fn with_output_weight(mut self, weight: u64) -> Self {
+        self.output_weight = weight;
+        self
+    }
+
+    /// Sets if the combined limit holds `max_tokens` from the start of a request.
+    #[must_use]
+    pub fn with_held_max_tokens(mut self, holds: bool) -> Self {
+        self.holds_max_tokens = holds;
         self
     }
 

@@ -30,6 +30,8 @@ pub struct AdmissionId(u64);
 struct OpenRequest {
     group: usize,
     input: u64,
+    max_output: u64,
+    output: u64,
 }
 
 /// Accounting of all rate groups of one server.
@@ -38,13 +40,13 @@ struct OpenRequest {
 /// use tower_claude_fake_claude::model::{Accounting, Charge, Dimension, GroupLimits};
 ///
 /// let mut accounting = Accounting::new(GroupLimits::new().with_input_tokens_per_minute(60_000));
-/// let id = accounting.admit(0, "sonnet-5.5", Charge { input_estimate: 60_000 }).unwrap();
-/// let refused = accounting.admit(0, "sonnet-5.5", Charge { input_estimate: 5_000 }).unwrap_err();
+/// let id = accounting.admit(0, "sonnet-5.5", Charge { input_estimate: 60_000, max_output: 0 }).unwrap();
+/// let refused = accounting.admit(0, "sonnet-5.5", Charge { input_estimate: 5_000, max_output: 0 }).unwrap_err();
 /// assert_eq!((refused.dimension, refused.retry_after.as_secs()), (Dimension::InputTokens, 5));
 /// // Most of the first one's input turns out to be read from the cache.
 /// accounting.correct_input(0, id, 10_000);
 /// accounting.finish(0, id);
-/// assert!(accounting.admit(0, "sonnet-5.5", Charge { input_estimate: 5_000 }).is_ok());
+/// assert!(accounting.admit(0, "sonnet-5.5", Charge { input_estimate: 5_000, max_output: 0 }).is_ok());
 /// ```
 #[derive(Clone, Debug)]
 pub struct Accounting {
@@ -111,6 +113,8 @@ impl Accounting {
             OpenRequest {
                 group: index,
                 input: charge.input_estimate,
+                max_output: charge.max_output,
+                output: 0,
             },
         );
         Ok(id)
@@ -127,16 +131,17 @@ impl Accounting {
 
     /// Charges `tokens` of output. Does nothing for a finished request.
     pub fn produce(&mut self, now: u64, id: AdmissionId, tokens: u64) {
-        if let Some(open) = self.open.get(&id) {
+        if let Some(open) = self.open.get_mut(&id) {
+            open.output += tokens;
             self.groups[open.group].produce(now, tokens);
         }
     }
 
     /// Ends a request. It no longer counts as concurrent, and its tokens stay charged. Further
     /// calls do nothing.
-    pub fn finish(&mut self, _now: u64, id: AdmissionId) {
+    pub fn finish(&mut self, now: u64, id: AdmissionId) {
         if let Some(open) = self.open.remove(&id) {
-            self.groups[open.group].finish();
+            self.groups[open.group].finish(now, open.max_output, open.output);
         }
     }
 

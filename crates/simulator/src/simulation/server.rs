@@ -76,6 +76,7 @@ impl Server {
         }
         let charge = Charge {
             input_estimate: input,
+            ..Charge::default()
         };
         match self.accounting.admit(START + now, &self.group, charge) {
             Ok(id) => {
