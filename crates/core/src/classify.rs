@@ -184,6 +184,13 @@ impl<E: 'static> Classify<E> for HttpClassify {
     }
 }
 
+/// The `details.error_code` of the `error` event with which a layer ends a stream that breaks.
+///
+/// The layer reads the stream in the format of another platform, so it must end it in that of the
+/// API, which has no code for this. [`ClaudeClassify`] classifies the event as
+/// [`Kind::Truncated`].
+pub const STREAM_TRUNCATED: &str = "stream_truncated";
+
 /// The header with the name of an exception of Bedrock. A colon and a URL may follow the name.
 const AMAZON_ERROR: HeaderName = HeaderName::from_static("x-amzn-errortype");
 
@@ -335,6 +342,7 @@ fn by_code(code: &str, headers: &HeaderMap) -> Option<Class> {
             let class = Class::new(Kind::ServerError).with_reach(Reach::Request);
             return Some(class.with_should_retry(Some(false)));
         }
+        STREAM_TRUNCATED => (Kind::Truncated, Reach::Model),
         thread if thread.starts_with("thread_") => (Kind::BadRequest, Reach::Request),
         _ => return None,
     };

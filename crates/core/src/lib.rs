@@ -142,7 +142,7 @@ pub use body_failure::BodyFailure;
 pub use buffer_request::check;
 pub use call::{Call, Deadline, Tenant, Tolerance};
 pub use class::{Class, Kind, Reach};
-pub use classify::{Classify, ClassifyResponse, ClaudeClassify, HttpClassify};
+pub use classify::{Classify, ClassifyResponse, ClaudeClassify, HttpClassify, STREAM_TRUNCATED};
 pub use cost::{
     Cost, EstimateCost, EstimatedTokens, HeuristicCost, Settle, UsageBound, estimate_fn,
 };

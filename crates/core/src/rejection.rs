@@ -8,7 +8,7 @@ use http::{
     header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER},
 };
 use http_body::Body;
-use tower_claude_wire::ApiError;
+use tower_claude_wire::{ApiError, cloud::Unportable};
 
 use crate::{
     body_failure::BodyFailure,
@@ -92,6 +92,11 @@ pub enum RejectReason {
         /// The name of the header.
         name: &'static str,
     },
+    /// The target cannot serve this request, so it was not sent.
+    Unportable {
+        /// The field or header, and the reason.
+        reason: Unportable,
+    },
     /// The store of a shared limiter does not answer, and the limiter is set to reject requests
     /// without it.
     LimiterUnavailable,
@@ -171,7 +176,9 @@ impl Rejection {
             | RejectReason::WaitTooLong { .. } => Class::new(Kind::RateLimited),
             RejectReason::Oversized { .. } => Class::new(Kind::TooLarge),
             RejectReason::Body { failure } => failure.class(),
-            RejectReason::InvalidHeader { .. } => Class::new(Kind::BadRequest),
+            RejectReason::InvalidHeader { .. } | RejectReason::Unportable { .. } => {
+                Class::new(Kind::BadRequest)
+            }
             RejectReason::DeadlineWouldPass { .. } => Class::new(Kind::Timeout),
             // An invalid or unfunded credential, or an account on hold, fails for every model, so
             // report 401, 402 or 403 instead of 529.
@@ -211,6 +218,7 @@ impl Rejection {
                 failure: BodyFailure::TooLong,
             } => (StatusCode::PAYLOAD_TOO_LARGE, "request_too_large"),
             RejectReason::InvalidHeader { .. }
+            | RejectReason::Unportable { .. }
             | RejectReason::Body {
                 failure: BodyFailure::Broken,
             } => (StatusCode::BAD_REQUEST, "invalid_request_error"),
@@ -312,6 +320,7 @@ impl RejectReason {
             Self::SharedCallFailed { .. } => "shared_call_failed",
             Self::CircuitOpen { .. } => "circuit_open",
             Self::InvalidHeader { .. } => "invalid_header",
+            Self::Unportable { .. } => "unportable",
             Self::LimiterUnavailable => "limiter_unavailable",
         }
     }
@@ -378,6 +387,9 @@ impl fmt::Display for RejectReason {
                 f.write_str("the request that this one waited for got no answer")
             }
             Self::InvalidHeader { name } => write!(f, "the header {name} has no valid value"),
+            Self::Unportable { reason } => {
+                write!(f, "the target cannot serve this request: {reason}")
+            }
             Self::LimiterUnavailable => f.write_str("the store of the rate limit does not answer"),
             Self::TimedOut { after } => write!(f, "no answer within {}", ReadableDuration(after)),
             Self::CircuitOpen { because } => write!(
