@@ -5,7 +5,6 @@ mod authorize;
 mod bearer;
 #[cfg(feature = "bedrock")]
 pub mod bedrock;
-mod decode;
 mod refresh;
 
 pub use authorize::{Authorization, Authorize, AuthorizeError};

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use http::{HeaderMap, HeaderName, Response, StatusCode};
-use tower_claude_wire::{self as wire, ApiError};
+use tower_claude_wire::{self as wire, ApiError, cloud};
 
 use crate::{
     class::{Class, Kind, Reach},
@@ -343,6 +343,11 @@ fn by_code(code: &str, headers: &HeaderMap) -> Option<Class> {
             return Some(class.with_should_retry(Some(false)));
         }
         STREAM_TRUNCATED => (Kind::Truncated, Reach::Model),
+        // Of a cloud, given by the layer that translates its errors.
+        cloud::MODEL_NOT_ENABLED => (Kind::Forbidden, Reach::Model),
+        cloud::INFERENCE_PROFILE_MISSING => (Kind::BadRequest, Reach::Model),
+        cloud::USE_CASE_FORM_MISSING => (Kind::Forbidden, Reach::Credential),
+        cloud::CREDENTIAL_EXPIRED => (Kind::Unauthorized, Reach::Credential),
         thread if thread.starts_with("thread_") => (Kind::BadRequest, Reach::Request),
         _ => return None,
     };

@@ -2,6 +2,11 @@
 
 use std::borrow::Cow;
 
+use tower_claude_wire::{
+    Model, Platform,
+    cloud::{Dialect, model_segment, quota_group},
+};
+
 use crate::percent;
 
 /// A family of endpoints with separate limits.
@@ -112,18 +117,28 @@ impl<'a> ApiPath<'a> {
     /// Returns the path with another model. `None` if the path names none.
     #[must_use]
     pub fn with_model(&self, model: &str) -> Option<String> {
-        self.form?;
-        let mut path = self.path[..self.model.0].to_owned();
-        for byte in model.bytes() {
-            match byte {
-                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' => {
-                    path.push(char::from(byte));
-                }
-                _ => path.push_str(&format!("%{byte:02X}")),
+        let dialect = match self.form? {
+            PathForm::InvokeModel => Dialect::InvokeModel,
+            PathForm::RawPredict => Dialect::RawPredict,
+        };
+        let (head, tail) = (&self.path[..self.model.0], &self.path[self.model.1..]);
+        Some(format!("{head}{}{tail}", model_segment(dialect, model)))
+    }
+
+    /// Returns the quota of a model at this path, which differs by location on Vertex. `host` is
+    /// needed where the path does not show the platform.
+    pub(crate) fn quota_group<'m>(&self, host: &str, model: &'m Model) -> &'m str {
+        match self.form {
+            Some(PathForm::InvokeModel) => quota_group(Platform::Bedrock, "", model),
+            Some(PathForm::RawPredict) => {
+                let mut segments = self.path.split('/').skip_while(|part| *part != "locations");
+                let location = segments.nth(1).unwrap_or_default();
+                quota_group(Platform::Vertex, location, model)
             }
+            // Nearly every request.
+            None if self.path == "/v1/messages" => &model.rate_group,
+            None => quota_group(Platform::of(host, self.path), "", model),
         }
-        path.push_str(&self.path[self.model.1..]);
-        Some(path)
     }
 
     const fn without_model(path: &'a str, endpoint: Endpoint) -> Self {

@@ -11,7 +11,7 @@ use std::{
 
 use http::{Request, Uri};
 use tokio::time::Instant;
-use tower_claude_wire::{Model, ModelCatalog, Peek};
+use tower_claude_wire::{Model, ModelCatalog, Peek, cloud::Target};
 
 use crate::{
     call::Call,
@@ -103,14 +103,14 @@ impl<'a> ScopeRef<'a> {
     pub fn of_call(request: &'a Request<RequestBody>, call: &Call) -> Option<Self> {
         let path = ApiPath::parse(request.uri().path());
         let messages = path.endpoint == Endpoint::Messages;
-        let group = if messages {
-            &*listed_at(path, request)?.rate_group
-        } else {
-            ""
-        };
         let sender = call.sender_of(request);
         let Cow::Borrowed(host) = sender.host else {
             return None;
+        };
+        let group = if messages {
+            group(request, path, host, listed_at(path, request)?)
+        } else {
+            ""
         };
         Some(Self {
             credential: sender.credential,
@@ -133,6 +133,21 @@ impl<'a> ScopeRef<'a> {
             group: &listed_at(path, request)?.id,
             fast: false,
         })
+    }
+}
+
+/// Returns the quota that a request for this model draws on, at the target that it is marked for, or
+/// else where its URI leads.
+#[inline]
+fn group<'m>(
+    request: &Request<RequestBody>,
+    path: ApiPath<'_>,
+    host: &str,
+    model: &'m Model,
+) -> &'m str {
+    match request.extensions().get::<Target>() {
+        Some(target) => target.quota_group(model),
+        None => path.quota_group(host, model),
     }
 }
 
@@ -202,18 +217,24 @@ impl Scope {
         listed: Option<&Model>,
         credential: impl FnOnce(&Request<RequestBody>) -> u64,
     ) -> Self {
-        let endpoint = Endpoint::of(request.uri().path());
-        let messages = endpoint == Endpoint::Messages;
+        let path = ApiPath::parse(request.uri().path());
+        let messages = path.endpoint == Endpoint::Messages;
+        let host = shared_host(request);
+        let shared = |model: &Model| match group(request, path, &host, model) {
+            name if *name == *model.rate_group => model.rate_group.clone(),
+            name if *name == *model.id => model.id.clone(),
+            name => Arc::from(name),
+        };
         let group = match listed {
             _ if !messages => EMPTY.clone(),
-            Some(model) => model.rate_group.clone(),
+            Some(model) => shared(model),
             None => requested_model(request)
-                .map_or_else(|| EMPTY.clone(), |model| catalog.lookup(&model).rate_group),
+                .map_or_else(|| EMPTY.clone(), |model| shared(&catalog.lookup(&model))),
         };
         Self {
             credential: credential(request),
-            host: shared_host(request),
-            endpoint,
+            host,
+            endpoint: path.endpoint,
             group,
             fast: messages && request.body().peek().is_some_and(Peek::fast),
         }

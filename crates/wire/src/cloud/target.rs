@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use http::uri::{Authority, Scheme};
 
+use super::ids;
 use super::loss::Unportable;
 use super::profile::Profile;
 use crate::models::{ModelCatalog, Platform};
@@ -339,42 +340,85 @@ impl Target {
 
     /// Returns the target's id of a model.
     ///
+    /// A name that the user has given wins. Otherwise the id is made by the rules of the platform:
+    /// `anthropic.`, the profile, the date and the version of Bedrock, the `@date` of Vertex. Ids
+    /// of other clouds are taken as well.
+    ///
+    /// ```
+    /// use tower_claude_wire::{ModelCatalog, cloud::{Profile, Target}};
+    ///
+    /// let catalog = ModelCatalog::builtin();
+    /// let bedrock = Target::bedrock("us-west-2")?.with_profile(Profile::Global)?;
+    /// let id = bedrock.model_id("claude-opus-4-5", catalog).unwrap();
+    /// assert_eq!(id, "global.anthropic.claude-opus-4-5-20251101-v1:0");
+    /// let vertex = Target::vertex("project", "global")?;
+    /// assert_eq!(vertex.model_id(&id, catalog).unwrap(), "claude-opus-4-5@20251101");
+    /// # Ok::<(), tower_claude_wire::cloud::InvalidTarget>(())
+    /// ```
+    ///
     /// # Errors
-    /// If the target has no id for this model.
+    /// If it is no model of Claude, or an ARN of another region or another platform.
     pub fn model_id<'a>(
         &'a self,
         claude_id: &'a str,
         catalog: &ModelCatalog,
     ) -> Result<Cow<'a, str>, Unportable> {
-        let _ = catalog;
-        let named = self
-            .0
-            .models
-            .iter()
-            .find(|(known, _)| **known == *claude_id);
-        if let Some((_, id)) = named {
-            return Ok(Cow::Borrowed(id));
+        if let Some(own) = self.own_name(claude_id) {
+            return Ok(Cow::Borrowed(own));
         }
-        Ok(match (self.0.dialect, self.0.platform, self.0.profile) {
-            (Dialect::Messages, Platform::Bedrock, _) | (Dialect::InvokeModel, _, None) => {
-                Cow::Owned(format!("anthropic.{claude_id}"))
+        match (self.0.dialect, self.0.platform) {
+            (Dialect::Messages, Platform::Bedrock) => {
+                ids::bedrock_messages_id(claude_id).map(Cow::Owned)
             }
-            (Dialect::InvokeModel, _, Some(profile)) => {
-                Cow::Owned(format!("{profile}.anthropic.{claude_id}"))
+            // The API accepts names that this crate does not know, e.g. of a gateway.
+            (Dialect::Messages, _) => Ok(ids::claude_id(claude_id)),
+            (Dialect::InvokeModel, _) => {
+                ids::invoke_model_id(claude_id, self.0.profile, &self.0.location, catalog)
             }
-            _ => Cow::Borrowed(claude_id),
-        })
+            (Dialect::RawPredict, _) => ids::vertex_id(claude_id, catalog).map(Cow::Owned),
+        }
+    }
+
+    /// Returns the user's name of a model. A name for `claude-opus-4-5` also stands for its dated
+    /// form.
+    fn own_name(&self, id: &str) -> Option<&str> {
+        let models = &self.0.models;
+        if models.is_empty() {
+            return None;
+        }
+        let is_own = |own: &&(Box<str>, Box<str>)| *own.1 == *id;
+        if let Some((_, own)) = models.iter().find(is_own) {
+            return Some(own);
+        }
+        let exact = models.iter().find(|(known, _)| **known == *id);
+        let found = exact.or_else(|| {
+            let plain = ids::claude_id(id);
+            let base = ids::without_date(&plain);
+            let same = |(known, _): &&(Box<str>, Box<str>)| **known == *plain || **known == *base;
+            models.iter().find(same)
+        });
+        found.map(|(_, own)| &**own)
     }
 
     /// Returns the Claude API's id of a model on this target. The inverse of
     /// [`model_id`](Self::model_id).
+    ///
+    /// ```
+    /// use tower_claude_wire::cloud::Target;
+    ///
+    /// let arn = "arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/jf2sje1c";
+    /// let target = Target::bedrock("us-east-1")?.with_model("claude-opus-5-5", arn)?;
+    /// assert_eq!(target.claude_id(arn), "claude-opus-5-5");
+    /// assert_eq!(target.claude_id("eu.anthropic.claude-opus-4-6-v1"), "claude-opus-4-6");
+    /// # Ok::<(), tower_claude_wire::cloud::InvalidTarget>(())
+    /// ```
     #[must_use]
     pub fn claude_id<'a>(&'a self, id: &'a str) -> Cow<'a, str> {
         let named = self.0.models.iter().find(|(_, own)| **own == *id);
-        if let Some((claude_id, _)) = named {
-            return Cow::Borrowed(claude_id);
+        match named {
+            Some((claude_id, _)) => Cow::Borrowed(claude_id),
+            None => ids::claude_id(id),
         }
-        Cow::Borrowed(id.rsplit_once("anthropic.").map_or(id, |(_, last)| last))
     }
 }
 
