@@ -210,6 +210,11 @@ impl Call {
         sender
     }
 
+    /// Removes the known credential, after a layer has replaced the credential of the request.
+    pub fn forget_credential(&self) {
+        self.credential.store(UNSET, Ordering::Relaxed);
+    }
+
     /// Returns the hash of the credential if a layer needed it, and 0 if not.
     pub(crate) fn known_credential(&self) -> u64 {
         match self.credential.load(Ordering::Relaxed) {

@@ -6,6 +6,7 @@ use foldhash::fast::RandomState;
 use tokio::time::Instant;
 use tower_claude_core::{
     Class, Reach,
+    driver::Reroute,
     toolkit::{CacheReads, PrefixMemory},
 };
 use tower_claude_wire::{RateCard, RateLimits, Usage};
@@ -37,6 +38,8 @@ const LEAST_INPUT: u64 = 1;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SpreadRequest {
+    /// The model as the request names it.
+    pub(crate) name: Box<str>,
     /// The id of the model.
     pub model: Arc<str>,
     /// The group of models that share their limits.
@@ -68,6 +71,7 @@ impl SpreadRequest {
     ) -> Self {
         let model: Arc<str> = model.into();
         Self {
+            name: (&*model).into(),
             group: model.clone(),
             model,
             rates,
@@ -173,18 +177,6 @@ pub enum Choice {
         /// The time after which a target may be available again.
         retry_after: Option<Duration>,
     },
-}
-
-/// The way of another attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Next {
-    /// A target that was not tried is available.
-    AtOnce,
-    /// All available targets have been tried, and one can be asked again after this wait.
-    After(Duration),
-    /// No target can serve the call.
-    Never,
 }
 
 /// A request that was assigned to a target. It must be given back by
@@ -615,7 +607,7 @@ impl Spreader {
     }
 
     /// Returns the way of another attempt after `tried`. It changes nothing.
-    pub fn next(&mut self, request: &SpreadRequest, tried: &[Tried], now: Instant) -> Next {
+    pub fn next(&mut self, request: &SpreadRequest, tried: &[Tried], now: Instant) -> Reroute {
         let binding = self.binding(request, tried, now);
         let mut soonest: Option<Duration> = None;
         for target in 0..self.targets.len() {
@@ -631,13 +623,13 @@ impl Spreader {
                 }
                 Availability::Unavailable(_) => Duration::ZERO,
                 Availability::Open | Availability::Probe if tried == Tried::No => {
-                    return Next::AtOnce;
+                    return Reroute::AtOnce;
                 }
                 Availability::Open | Availability::Probe => Duration::ZERO,
             };
             soonest = Some(soonest.map_or(wait, |soonest| soonest.min(wait)));
         }
-        soonest.map_or(Next::Never, Next::After)
+        soonest.map_or(Reroute::Nowhere, Reroute::After)
     }
 
     /// Records that a target has begun to answer: the head of a success has arrived.
