@@ -8,6 +8,7 @@ use tower::ServiceBuilder;
     feature = "header-budget",
     feature = "prompt-cache",
     feature = "retry",
+    feature = "spread",
     feature = "token-bucket"
 ))]
 use tower_layer::Stack;
@@ -51,6 +52,13 @@ pub trait ServiceBuilderExt<L>: sealed::Sealed + Sized {
     /// Adds retries of failed requests.
     #[cfg(feature = "retry")]
     fn claude_retry(self) -> ServiceBuilder<Stack<crate::RetryLayer, L>>;
+
+    /// Adds a choice among these targets for each attempt. A `CloudLayer` belongs around the client.
+    #[cfg(feature = "spread")]
+    fn claude_spread<T: Into<crate::spread::SpreadTarget>>(
+        self,
+        targets: impl IntoIterator<Item = T>,
+    ) -> ServiceBuilder<Stack<crate::SpreadLayer, L>>;
 
     /// Adds markers for the prompt cache of the API, where they pay.
     #[cfg(feature = "prompt-cache")]
@@ -104,6 +112,14 @@ impl<L> ServiceBuilderExt<L> for ServiceBuilder<L> {
     #[cfg(feature = "retry")]
     fn claude_retry(self) -> ServiceBuilder<Stack<crate::RetryLayer, L>> {
         self.layer(crate::RetryLayer::new())
+    }
+
+    #[cfg(feature = "spread")]
+    fn claude_spread<T: Into<crate::spread::SpreadTarget>>(
+        self,
+        targets: impl IntoIterator<Item = T>,
+    ) -> ServiceBuilder<Stack<crate::SpreadLayer, L>> {
+        self.layer(crate::SpreadLayer::new(targets))
     }
 
     #[cfg(feature = "prompt-cache")]

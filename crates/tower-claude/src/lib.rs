@@ -33,11 +33,13 @@
 //! |---|---|---|
 //! | [`PromptCacheLayer`] | `prompt-cache` | Marks prompts for the prompt cache of the API where it pays. |
 //! | [`BatchLayer`] | `batch` | Answers calls that can wait by Message Batches, at half the price. |
+//! | [`SpreadLayer`] | `spread` | Chooses a cloud, region or account for each attempt. |
+//! | [`CloudLayer`](cloud::CloudLayer) | `cloud`, `bedrock` | Translates requests for Amazon Bedrock and Google Vertex AI. |
 //!
 //! Each layer also works alone, in any stack, over any HTTP client that is a
 //! `Service<http::Request<_>>`. The page of each layer's module describes its readiness, clones,
 //! cancellation and streams: [`cache`], [`fallback_model`], [`retry`], [`circuit_breaker`],
-//! [`token_bucket`], [`header_budget`], [`prompt_cache`], [`batch`].
+//! [`token_bucket`], [`header_budget`], [`prompt_cache`], [`batch`], [`spread`], [`cloud`].
 //!
 //! [`ServiceBuilderExt`] adds the layers to a [`tower::ServiceBuilder`].
 //!
@@ -83,6 +85,8 @@ pub use tower_claude_batch::{self as batch, BatchLayer};
 pub use tower_claude_cache::{self as cache, CacheLayer};
 #[cfg(feature = "circuit-breaker")]
 pub use tower_claude_circuit_breaker::{self as circuit_breaker, CircuitBreakerLayer};
+#[cfg(feature = "cloud")]
+pub use tower_claude_cloud as cloud;
 #[cfg(feature = "fallback-model")]
 pub use tower_claude_fallback_model::{self as fallback_model, FallbackModelLayer};
 #[cfg(feature = "header-budget")]
@@ -93,6 +97,8 @@ pub use tower_claude_limiter::{self as limiter, Limiter, LimiterConfig, Limits, 
 pub use tower_claude_prompt_cache::{self as prompt_cache, PromptCacheLayer};
 #[cfg(feature = "retry")]
 pub use tower_claude_retry::{self as retry, RetryLayer};
+#[cfg(feature = "spread")]
+pub use tower_claude_spread::{self as spread, SpreadLayer};
 #[cfg(feature = "token-bucket")]
 pub use tower_claude_token_bucket::{self as token_bucket, TokenBucketLayer};
 

@@ -18,6 +18,8 @@ use tower_claude_limiter::{LimitPolicy, Limiter, Limits, LocalLimiter};
 #[cfg(feature = "prompt-cache")]
 use tower_claude_prompt_cache::{PromptCacheLayer, PromptCachePolicy};
 use tower_claude_retry::{RetryLayer, RetryPolicy};
+#[cfg(feature = "spread")]
+use tower_claude_spread::{SpreadLayer, SpreadPolicy};
 use tower_claude_token_bucket::TokenBucketLayer;
 use tower_layer::{Identity, Layer};
 
@@ -26,7 +28,15 @@ type CallPolicies = (FallbackPolicy, RetryPolicy);
 
 /// The policies that admit an attempt. One limit policy does the work of token bucket and header
 /// budget.
-type AttemptPolicies<L, E> = (OptionalPromptCache, (BreakerPolicy, LimitPolicy<L, E>));
+type AttemptPolicies<L, E> = (
+    OptionalSpread,
+    (OptionalPromptCache, (BreakerPolicy, LimitPolicy<L, E>)),
+);
+
+#[cfg(feature = "spread")]
+type OptionalSpread = Option<SpreadPolicy>;
+#[cfg(not(feature = "spread"))]
+type OptionalSpread = ();
 
 #[cfg(feature = "prompt-cache")]
 type OptionalPromptCache = Option<PromptCachePolicy>;
@@ -110,6 +120,8 @@ pub struct Recommended<
     batches: B,
     fallback: FallbackModelLayer,
     retry: RetryLayer,
+    #[cfg(feature = "spread")]
+    spread: Option<SpreadLayer>,
     #[cfg(feature = "prompt-cache")]
     prompt_cache: Option<PromptCacheLayer>,
     breaker: CircuitBreakerLayer,
@@ -132,6 +144,8 @@ pub fn recommended() -> Recommended {
         batches: Identity::new(),
         fallback: FallbackModelLayer::new::<&str>([]),
         retry: RetryLayer::new(),
+        #[cfg(feature = "spread")]
+        spread: None,
         #[cfg(feature = "prompt-cache")]
         prompt_cache: None,
         breaker: CircuitBreakerLayer::new(),
@@ -188,6 +202,8 @@ impl<C, H, L, E, B> Recommended<C, H, L, E, B> {
             batches: self.batches,
             fallback: self.fallback,
             retry: self.retry,
+            #[cfg(feature = "spread")]
+            spread: self.spread,
             #[cfg(feature = "prompt-cache")]
             prompt_cache: self.prompt_cache,
             breaker: self.breaker,
@@ -207,6 +223,8 @@ impl<C, H, L, E, B> Recommended<C, H, L, E, B> {
             batches: self.batches,
             fallback: self.fallback,
             retry: self.retry,
+            #[cfg(feature = "spread")]
+            spread: self.spread,
             #[cfg(feature = "prompt-cache")]
             prompt_cache: self.prompt_cache,
             breaker: self.breaker,
@@ -249,6 +267,8 @@ impl<C, H, L, E, B> Recommended<C, H, L, E, B> {
             batches: layer,
             fallback: self.fallback,
             retry: self.retry,
+            #[cfg(feature = "spread")]
+            spread: self.spread,
             #[cfg(feature = "prompt-cache")]
             prompt_cache: self.prompt_cache,
             breaker: self.breaker,
@@ -274,6 +294,19 @@ impl<C, H, L, E, B> Recommended<C, H, L, E, B> {
     /// Replaces the retry layer, with its attempts, budget and timeouts.
     pub fn with_retry(mut self, layer: RetryLayer) -> Self {
         self.retry = layer;
+        self
+    }
+
+    /// Chooses a target on several clouds, regions or accounts for each attempt, by this layer. Off
+    /// by default. See [`SpreadLayer`].
+    ///
+    /// It stands between retry and prompt cache, so that another attempt goes to another target, and
+    /// each target has its own circuit, limits and prompt cache. A `CloudLayer` around the client
+    /// translates the requests, and its `check` tells the layer which targets can serve a request.
+    /// Set it after the observer, or get its handle from the [stack](Self::spread).
+    #[cfg(feature = "spread")]
+    pub fn with_spread(mut self, layer: SpreadLayer) -> Self {
+        self.spread = Some(layer);
         self
     }
 
@@ -311,6 +344,8 @@ impl<C, H, L, E, B> Recommended<C, H, L, E, B> {
             batches: self.batches,
             fallback: self.fallback,
             retry: self.retry,
+            #[cfg(feature = "spread")]
+            spread: self.spread,
             #[cfg(feature = "prompt-cache")]
             prompt_cache: self.prompt_cache,
             breaker: self.breaker,
@@ -334,6 +369,12 @@ impl<C, H, L, E, B> Recommended<C, H, L, E, B> {
     /// Returns the retry layer. Its `handle()` counts retries and shows the budget.
     pub const fn retry(&self) -> &RetryLayer {
         &self.retry
+    }
+
+    /// Returns the spread layer, if it is switched on. Its `handle()` shows its targets.
+    #[cfg(feature = "spread")]
+    pub const fn spread(&self) -> Option<&SpreadLayer> {
+        self.spread.as_ref()
     }
 
     /// Returns the prompt cache layer, if it is switched on. Its `handle()` shows what it has saved.
@@ -398,6 +439,11 @@ impl<C, D, T: Store, L: Clone, E: Clone, B> Recommended<C, CacheLayer<D, T>, L, 
         self.cache = self.cache.with_observer(observer.clone());
         self.fallback = self.fallback.with_observer(observer.clone());
         self.retry = self.retry.with_observer(observer.clone());
+        #[cfg(feature = "spread")]
+        {
+            let layer = self.spread;
+            self.spread = layer.map(|layer| layer.with_observer(observer.clone()));
+        }
         #[cfg(feature = "prompt-cache")]
         {
             let layer = self.prompt_cache;
@@ -429,7 +475,11 @@ where
         let prompt_cache = self.prompt_cache.as_ref().map(PromptCacheLayer::policy);
         #[cfg(not(feature = "prompt-cache"))]
         let prompt_cache = ();
-        let attempts = (prompt_cache, (self.breaker.policy(), limits));
+        #[cfg(feature = "spread")]
+        let spread = self.spread.as_ref().map(SpreadLayer::policy);
+        #[cfg(not(feature = "spread"))]
+        let spread = ();
+        let attempts = (spread, (prompt_cache, (self.breaker.policy(), limits)));
         let reuses_class = !self.is_own_classifier;
         let driver =
             DriverLayer::with_reuse(calls, attempts, self.classifier.clone(), reuses_class);
