@@ -18,6 +18,7 @@ use crate::{
     connector,
     key_text::{self, KEY_PREFIX},
     secret::Secret,
+    target_config::{self, PlatformName, TargetConfig},
     toml_reader::Document,
     user_message::UserMessageConfig,
     webhook::AlertsConfig,
@@ -161,6 +162,10 @@ pub struct UpstreamConfig {
     /// The limits that are known before the first response. Default: none, so that the limits are
     /// learned from the headers of responses.
     pub limits: LimitsConfig,
+    /// The clouds, regions and accounts that serve the models. Each request for Messages or token
+    /// counting goes to one of them, by price, prompt cache and waiting time. Other paths need the
+    /// target `claude-api`. Default: none, so that all requests go to `url`.
+    pub targets: Vec<TargetConfig>,
 }
 
 /// The header that carries an upstream key.
@@ -342,6 +347,7 @@ impl Default for UpstreamConfig {
             deadline: None,
             max_attempts: non_zero(5),
             limits: LimitsConfig::default(),
+            targets: Vec::new(),
         }
     }
 }
@@ -408,7 +414,7 @@ impl Config {
 
     /// Returns true if callers may use an API key of their own.
     pub(crate) fn accepts_client_keys(&self) -> bool {
-        let has_key = self.upstreams.iter().any(|upstream| upstream.key.is_some());
+        let has_key = self.upstreams.iter().any(UpstreamConfig::has_credential);
         self.client_keys.unwrap_or(!has_key)
     }
 
@@ -465,7 +471,7 @@ impl Config {
             }
         }
         self.alerts.check(report);
-        let upstream_has_key = self.upstreams.iter().any(|upstream| upstream.key.is_some());
+        let upstream_has_key = self.upstreams.iter().any(UpstreamConfig::has_credential);
         if upstream_has_key && self.keys.is_empty() && !self.listen.ip().is_loopback() {
             let message = format!(
                 "{} is not a loopback address, and without `keys` everybody who reaches it could \
@@ -505,7 +511,7 @@ impl Config {
                 (None, Some(name)) => {
                     report(field("upstream"), format!("no upstream is named {name:?}"));
                 }
-                (Some(upstream), _) if upstream.key.is_none() => {
+                (Some(upstream), _) if !upstream.has_credential() => {
                     let message = format!(
                         "the upstream {:?} has no key, and a gateway key never goes upstream",
                         upstream.name
@@ -546,6 +552,17 @@ impl ServerConfig {
 const MOST_BUFFERED: usize = usize::MAX >> 4;
 
 impl UpstreamConfig {
+    /// Returns true if requests can be sent with a credential of this configuration.
+    pub(crate) fn has_credential(&self) -> bool {
+        self.key.is_some() || !self.targets.is_empty()
+    }
+
+    /// Returns true if the Claude API is one of the targets, or all of them.
+    pub(crate) fn has_claude_api(&self) -> bool {
+        let mut targets = self.targets.iter();
+        self.targets.is_empty() || targets.any(|it| it.platform == PlatformName::ClaudeApi)
+    }
+
     fn check(&self, field: &dyn Fn(&str) -> String, report: &mut dyn FnMut(String, String)) {
         let uri = match base_url(&self.url) {
             Ok(uri) => uri,
@@ -554,7 +571,13 @@ impl UpstreamConfig {
         if let Err(reason) = connector::roots(self.ca_file.as_deref()) {
             report(field("ca_file"), reason);
         }
+        target_config::check(&self.targets, &self.url, &mut |name, message| {
+            report(field(&name), message);
+        });
         let Some(key) = &self.key else {
+            if !self.targets.is_empty() && self.has_claude_api() {
+                report(field("key"), "is required for the target claude-api".into());
+            }
             return;
         };
         if HeaderValue::from_str(key.expose()).is_err() || key.expose().is_empty() {

@@ -278,10 +278,10 @@ impl fmt::Debug for Gateway {
 
 impl GatewayHandle {
     /// Takes over the keys and limits of another configuration: `keys`, `client_keys`, and of each
-    /// upstream `key`, `limits` and `max_wait`. Open requests go on unchanged.
+    /// upstream `key`, `limits`, `max_wait` and `targets`. Open requests go on unchanged.
     ///
-    /// A key with the same hash keeps the state of its quota. An upstream whose limits change
-    /// starts to learn anew.
+    /// A key with the same hash keeps the state of its quota. An upstream whose limits or targets
+    /// change starts to learn anew.
     ///
     /// Returns true if other fields differ as well, which needs a restart.
     ///
@@ -301,6 +301,7 @@ impl GatewayHandle {
                 upstream.key.clone_from(&found.key);
                 upstream.limits.clone_from(&found.limits);
                 upstream.max_wait = found.max_wait;
+                upstream.targets.clone_from(&found.targets);
             }
         }
         config.validate().map_err(StartError::Config)?;

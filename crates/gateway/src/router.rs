@@ -111,7 +111,7 @@ impl Routes {
         let upstream = self.upstreams.first().cloned().ok_or_else(no_upstream)?;
         let uses_own = self.config.accepts_client_keys() && !given.is_empty();
         // The configuration allows this on a loopback address only.
-        let is_mapped = self.keys.is_empty() && upstream.has_key() && !uses_own;
+        let is_mapped = self.keys.is_empty() && upstream.has_credential() && !uses_own;
         if !is_mapped && !self.config.accepts_client_keys() {
             return Err(Refusal::unauthorized(
                 "this gateway needs a gateway key, as a bearer token or in x-api-key",
@@ -235,6 +235,15 @@ impl Shared {
         if let Some(key) = &caller.key {
             parts.extensions.insert(key.tenant.clone());
             parts.extensions.insert(key.priority);
+        }
+        if !caller.is_mapped
+            && let Some(residency) = caller.upstream.own_targets()
+        {
+            parts.extensions.insert(residency);
+        }
+        if !is_layered && !caller.upstream.has_claude_api() {
+            let message = "none of the clouds behind this gateway serves this path".to_owned();
+            return Err(Refusal::not_found(message));
         }
         let mut response = if is_layered {
             let body = request_body::read(body, &self.config.server, &self.memory).await?;

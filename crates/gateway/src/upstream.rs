@@ -8,15 +8,17 @@ use hyper_util::client::legacy;
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt, layer::util::Identity, util::BoxCloneSyncService};
 use tower_claude::{
-    CacheLayer, LocalLimiter, RequestBody, RetryLayer, TokenBucketLayer, limiter::ScopeSnapshot,
-    recommended, retry::Timeouts,
+    CacheLayer, LocalLimiter, RequestBody, RetryLayer, SpreadLayer, TokenBucketLayer,
+    cloud::CloudLayer, limiter::ScopeSnapshot, recommended, retry::Timeouts, spread::Residency,
 };
 
 use crate::{
     config::{Auth, UpstreamConfig, base_url},
     connector::{Client, client, roots},
+    credentials,
     headers::API_KEY,
     key_text,
+    target_config::PlatformName,
     telemetry::UpstreamObserver,
 };
 
@@ -66,7 +68,8 @@ impl Upstream {
         let roots = roots(config.ca_file.as_deref());
         let roots = roots.map_err(|_| UpstreamError::Config("the ca_file is not valid"))?;
         let client = client(config.proxy, roots).map_err(UpstreamError::Tls)?;
-        let layers = layers(config, idle, client.clone(), on_send.clone(), observer);
+        let layers = layers(config, idle, client.clone(), on_send.clone(), observer)
+            .map_err(UpstreamError::Config)?;
         Self::with(config, client, on_send, layers).map_err(UpstreamError::Config)
     }
 
@@ -78,13 +81,15 @@ impl Upstream {
         idle: Duration,
     ) -> Result<Self, UpstreamError> {
         let (client, on_send) = (self.client.clone(), self.on_send.clone());
-        let has_same_limits =
-            self.config.limits == config.limits && self.config.max_wait == config.max_wait;
-        let layers = if has_same_limits {
+        let is_same = self.config.limits == config.limits
+            && self.config.max_wait == config.max_wait
+            && self.config.targets == config.targets;
+        let layers = if is_same {
             self.layers.clone()
         } else {
             let observer = self.layers.observer.clone();
             layers(config, idle, client.clone(), on_send.clone(), observer)
+                .map_err(UpstreamError::Config)?
         };
         Self::with(config, client, on_send, layers).map_err(UpstreamError::Config)
     }
@@ -136,9 +141,25 @@ impl Upstream {
         &self.config.name
     }
 
-    /// Returns true if the upstream has a key of its own.
-    pub(crate) const fn has_key(&self) -> bool {
-        self.credential.is_some()
+    /// Returns true if requests can be sent with credentials of the upstream.
+    pub(crate) fn has_credential(&self) -> bool {
+        self.config.has_credential()
+    }
+
+    /// Returns true if the Claude API itself is a target.
+    pub(crate) fn has_claude_api(&self) -> bool {
+        self.config.has_claude_api()
+    }
+
+    /// Returns the targets for a caller with a credential of its own: the Claude API. `None` if the
+    /// upstream has no targets.
+    pub(crate) fn own_targets(&self) -> Option<Residency> {
+        let targets = &self.config.targets;
+        let claude = targets.iter().filter_map(|config| {
+            let target = config.target(&self.config.url).ok()?;
+            (config.platform == PlatformName::ClaudeApi).then(|| target.name().to_owned())
+        });
+        (!targets.is_empty()).then(|| Residency::new(claude))
     }
 
     /// Adds the key of the upstream.
@@ -194,13 +215,14 @@ fn layers(
     client: Client,
     on_send: Option<OnSend>,
     observer: UpstreamObserver,
-) -> Layers {
+) -> Result<Layers, &'static str> {
     let client = client.map_request(move |mut request: Request<RequestBody>| {
         if let Some(on_send) = &on_send {
             on_send(request.headers_mut());
         }
         request
     });
+    let (spread, cloud) = targets(config)?;
     let limits = config.limits.limits();
     let timeouts = Timeouts::new().with_idle(Some(idle));
     let retry = RetryLayer::new()
@@ -219,18 +241,40 @@ fn layers(
     if config.prompt_cache {
         layers = layers.with_prompt_cache();
     }
+    if let Some(spread) = spread {
+        layers = layers.with_spread(spread);
+    }
     // The observer comes after the layers that it observes.
     let layers = layers.with_observer(observer.clone());
     let limiter = layers.bucket().limiter();
-    let stack = match config.cache {
-        Some(_) => boxed(layers.layer(client)),
-        None => boxed(layers.with_cache(Identity::new()).layer(client)),
+    let is_cloud = !config.targets.is_empty();
+    let stack = match (config.cache, is_cloud) {
+        (Some(_), false) => boxed(layers.layer(client)),
+        (Some(_), true) => boxed(layers.layer(cloud.layer(client))),
+        (None, false) => boxed(layers.with_cache(Identity::new()).layer(client)),
+        (None, true) => boxed(layers.with_cache(Identity::new()).layer(cloud.layer(client))),
     };
-    Layers {
+    Ok(Layers {
         stack,
         limiter,
         observer,
+    })
+}
+
+/// Creates the layers for the targets of an upstream.
+fn targets(config: &UpstreamConfig) -> Result<(Option<SpreadLayer>, CloudLayer), &'static str> {
+    let mut cloud = CloudLayer::new();
+    let mut all = Vec::new();
+    for entry in &config.targets {
+        let target = entry.target(&config.url);
+        let target = target.map_err(|_| "a target is not valid")?;
+        if let Some(credentials) = credentials::authorize(entry, &target)? {
+            cloud = cloud.with_credentials(&target, credentials);
+        }
+        all.push(entry.spread_target(target));
     }
+    let spread = (!all.is_empty()).then(|| SpreadLayer::new(all).with_check(tower_claude::cloud::check));
+    Ok((spread, cloud))
 }
 
 fn boxed<S, B>(service: S) -> Stack
