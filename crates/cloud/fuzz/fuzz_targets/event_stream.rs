@@ -1,6 +1,7 @@
 //! Decodes any bytes as an event stream of `InvokeModel`, in two chunkings.
 #![no_main]
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use libfuzzer_sys::fuzz_target;
 use tower_claude_cloud::bedrock::EventStreamDecoder;
 
@@ -31,6 +32,23 @@ fn repair(mut stream: Vec<u8>) -> Vec<u8> {
     stream
 }
 
+/// Writes a frame with this event, and then one with `message_stop`.
+fn chunks(event: &[u8]) -> Vec<u8> {
+    const HEADER: &[u8] = b"\x0B:event-type\x07\0\x05chunk";
+    let mut stream = Vec::new();
+    for event in [event, br#"{"type":"message_stop"}"#] {
+        let payload = format!(r#"{{"bytes":"{}"}}"#, STANDARD.encode(event));
+        let length = 16 + HEADER.len() + payload.len();
+        stream.extend((length as u32).to_be_bytes());
+        stream.extend((HEADER.len() as u32).to_be_bytes());
+        stream.extend([0; 4]);
+        stream.extend(HEADER);
+        stream.extend(payload.as_bytes());
+        stream.extend([0; 4]);
+    }
+    repair(stream)
+}
+
 fn crc(bytes: &[u8]) -> [u8; 4] {
     let crc = bytes.iter().fold(u32::MAX, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
@@ -44,7 +62,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((&width, stream)) = data.split_first() else {
         return;
     };
-    for stream in [stream.to_vec(), repair(stream.to_vec())] {
+    for stream in [stream.to_vec(), repair(stream.to_vec()), chunks(stream)] {
         let whole = decode(std::iter::once(&*stream));
         let parts = decode(stream.chunks(usize::from(width).max(1)));
         assert_eq!(whole, parts);
