@@ -6,7 +6,9 @@ mod bearer;
 #[cfg(feature = "bedrock")]
 pub mod bedrock;
 mod refresh;
+mod translate;
 
 pub use authorize::{Authorization, Authorize, AuthorizeError};
 pub use bearer::Bearer;
 pub use refresh::Issued;
+pub use translate::{Translated, Translator};

@@ -9,6 +9,8 @@ use tower_claude_core::{
     toolkit::{ApiPath, Credential, ScopeRef, get_by_scope, requested_model, requests_stream},
 };
 
+use tower_claude_wire::cloud::Target;
+
 const KEY: &str = "sk-ant-api03-secret";
 
 fn request(
@@ -232,6 +234,8 @@ fn path_of_each_platform_has_its_endpoint_model_and_scope() {
         let catalog = tower_claude_wire::ModelCatalog::builtin();
         let id = if in_path { OPUS } else { SONNET };
         let group = match endpoint {
+            // The clouds have a quota for each model, and Vertex one for each newer lineage.
+            Endpoint::Messages if in_path || uri.contains("//bedrock-") => id,
             Endpoint::Messages => &*catalog.lookup(id).rate_group,
             _ => "",
         };
@@ -239,6 +243,36 @@ fn path_of_each_platform_has_its_endpoint_model_and_scope() {
         assert_eq!(&*scope.host, request.uri().host().unwrap(), "{uri}");
         assert_eq!(&*Scope::of_model(&request).group, id, "{uri}");
     }
+}
+
+#[test]
+fn request_to_a_cloud_has_the_quota_group_of_its_target_or_path() {
+    let request = |uri: &str| {
+        let request = Request::post(uri);
+        request.body(body(SONNET, "")).expect("a request")
+    };
+    let vertex = |location: &str| {
+        format!(
+            "https://h/v1/projects/p/locations/{location}/publishers/anthropic/models/{SONNET}:rawPredict"
+        )
+    };
+    for (uri, group) in [
+        (vertex("global"), "lineage-sonnet"),
+        (vertex("us"), "lineage-sonnet"),
+        (vertex("us-east5"), SONNET),
+    ] {
+        assert_eq!(&*Scope::of(&request(&uri)).group, group, "{uri}");
+    }
+    // The URI has the host of the target and the path of the Claude API.
+    let mut marked = request("https://aiplatform.googleapis.com/v1/messages");
+    assert_eq!(&*Scope::of(&marked).group, "sonnet-5.5");
+    let target = Target::vertex("p", "global").expect("a target");
+    marked.extensions_mut().insert(target);
+    assert_eq!(&*Scope::of(&marked).group, "lineage-sonnet");
+    let call = Call::get_or_attach(&mut marked, tokio::time::Instant::now());
+    assert_eq!(&*Scope::of_call(&marked, &call).group, "lineage-sonnet");
+    let borrowed = ScopeRef::of_call(&marked, &call).expect("a known model");
+    assert_eq!(borrowed.group, "lineage-sonnet");
 }
 
 #[test]
@@ -259,7 +293,7 @@ fn another_model_replaces_that_in_the_path() {
         (
             "/publishers/anthropic/models/a%3AstreamRawPredict",
             "c@1",
-            "/publishers/anthropic/models/c%401%3AstreamRawPredict",
+            "/publishers/anthropic/models/c@1%3AstreamRawPredict",
         ),
     ] {
         assert_eq!(replaced(path, model).as_deref(), Some(expected), "{path}");

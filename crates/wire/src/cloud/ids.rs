@@ -22,18 +22,22 @@ pub(super) fn claude_id(id: &str) -> Cow<'_, str> {
         Some((_, last)) if id.starts_with("arn:") => last,
         _ => id,
     };
-    let Some(base) = without_vendor(last) else {
+    let base = match without_vendor(last) {
+        Some(base) => base,
         // A profile of the user's own.
-        if last.len() < id.len() {
-            return Cow::Borrowed(id);
-        }
-        return match last.split_once('@') {
-            Some((base, "default")) => Cow::Borrowed(base),
-            Some((base, date)) if is_date(date) => Cow::Owned(format!("{base}-{date}")),
-            _ => Cow::Borrowed(last),
-        };
+        None if last.len() < id.len() => return Cow::Borrowed(id),
+        None => last,
     };
-    Cow::Borrowed(without_version(base))
+    let base = if base.starts_with("claude-") {
+        without_version(base)
+    } else {
+        base
+    };
+    match base.split_once('@') {
+        Some((name, "default")) => Cow::Borrowed(name),
+        Some((name, date)) if is_date(date) => Cow::Owned(format!("{name}-{date}")),
+        _ => Cow::Borrowed(base),
+    }
 }
 
 /// Returns the part after `anthropic.` or `us.anthropic.`. `None` for any other id.
@@ -48,16 +52,12 @@ fn without_vendor(id: &str) -> Option<&str> {
 
 /// Removes `-v1`, `-v1:0` and `-v1:0:200k`.
 fn without_version(id: &str) -> &str {
-    let Some(at) = id.rfind("-v") else {
-        return id;
-    };
-    let mut parts = id[at + 2..].split(':');
     let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-    if parts.next().is_some_and(is_number) {
-        &id[..at]
-    } else {
-        id
-    }
+    let version = id.match_indices("-v").find(|(at, _)| {
+        let rest = &id[at + "-v".len()..];
+        rest.split(':').next().is_some_and(is_number)
+    });
+    version.map_or(id, |(at, _)| &id[..at])
 }
 
 /// Returns the id and its date apart: `claude-opus-4-5` and `20251101`. A plain id gets the date of
@@ -116,12 +116,14 @@ pub(super) fn invoke_model_id<'a>(
         };
     }
     let claude = plain(id)?;
-    let own_profile = id.split_once(".anthropic.").map(|(own, _)| own);
+    let own_profile = id
+        .split_once(".anthropic.")
+        .and_then(|(own, _)| Profile::parse(own));
     let (base, date) = dated(&claude, catalog);
     let exception = DATA.bedrock_ids.get(&*claude);
     let mut cloud = String::with_capacity(64);
-    if let Some(prefix) = own_profile.or(profile.map(Profile::as_str)) {
-        cloud.push_str(prefix);
+    if let Some(profile) = own_profile.or(profile) {
+        cloud.push_str(profile.as_str());
         cloud.push('.');
     }
     cloud.push_str("anthropic.");
@@ -145,6 +147,12 @@ pub(super) fn vertex_id(id: &str, catalog: &ModelCatalog) -> Result<String, Unpo
         (base, Some(date)) => format!("{base}@{date}"),
         (base, None) => base.to_owned(),
     })
+}
+
+/// Returns the id on the Claude API. A name that is none of Claude's stays, because a gateway may
+/// know it.
+pub(super) fn api_id(id: &str) -> Cow<'_, str> {
+    plain(id).unwrap_or(Cow::Borrowed(id))
 }
 
 /// Returns the Claude API's id, if it is the id of a model and not of a user's profile.

@@ -370,8 +370,7 @@ impl Target {
             (Dialect::Messages, Platform::Bedrock) => {
                 ids::bedrock_messages_id(claude_id).map(Cow::Owned)
             }
-            // The API accepts names that this crate does not know, e.g. of a gateway.
-            (Dialect::Messages, _) => Ok(ids::claude_id(claude_id)),
+            (Dialect::Messages, _) => Ok(ids::api_id(claude_id)),
             (Dialect::InvokeModel, _) => {
                 ids::invoke_model_id(claude_id, self.0.profile, &self.0.location, catalog)
             }
