@@ -91,6 +91,8 @@
 //! | `POST /fake/faults` | `{"fault": "custom", "status": 418, "headers": {…}, "body": …}` | injects a response |
 //! | `POST /fake/batches` | `{"custom_id": "a", "outcome": "succeeded"}` with the fields of a reply, `"errored"` with `error_type` and `message`, `"canceled"` or `"expired"` | sets a [`BatchOutcome`] |
 //! | `POST /fake/batches` | `{"lost_creation": "reset"}` or `"server_error"` | executes the next creation without a clear answer |
+//! | `POST /fake/faults` | `{"fault": "frame", "how": "bad_checksum", "after_tokens": 4}`, with the names of [`FrameFault`] in small letters, and `name` or `code` and `message` | injects a failure of a frame |
+//! | `POST /fake/credentials` | `{"expired": "token"}` | expires a credential of a cloud |
 //! | `GET /fake/log` | | all attempts, with their requests but without credentials |
 //! | `DELETE /fake/` | | removes the faults and replies that were not used, and all outcomes |
 //!
