@@ -3,6 +3,8 @@
 #![cfg(feature = "bedrock")]
 
 mod cloud;
+#[path = "../common/frames.rs"]
+mod frames;
 
 use std::{
     sync::{Arc, Mutex},
@@ -29,6 +31,7 @@ use tower_claude_wire::{
 };
 
 use cloud::Cloud;
+use frames::{BLOCK_START, BLOCK_STOP, DELTA, MESSAGE_DELTA, MESSAGE_START, chunk};
 
 const REGION: &str = "us-west-2";
 const KEY: &str = "AKIDEXAMPLE";
@@ -253,6 +256,22 @@ async fn broken_stream_before_its_content_is_truncated_and_sent_again() {
         assert_eq!(outcomes.take(), [Kind::Truncated, Kind::Success]);
         assert_eq!(retry.handle().snapshot().retries, 1);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn stream_without_its_last_event_is_truncated_although_it_has_a_stop_reason() {
+    let bytes = [MESSAGE_START, BLOCK_START, DELTA, BLOCK_STOP, MESSAGE_DELTA].map(chunk);
+    let fake = region();
+    with_broken_stream(&fake, 1, &bytes.concat());
+    let outcomes = Outcomes::default();
+    let cloud = Cloud::new(fake, target(), signer());
+    let service = outcomes.layer().layer(cloud);
+    let (_, body) = send(service, message("claude-opus-5-5", true)).await;
+    let mut state = StreamState::new();
+    state.feed(&body.expect("a body that ends with an event"));
+    assert_eq!(state.stop_reason(), Some("end_turn"));
+    assert!(state.error().is_some());
+    assert_eq!(outcomes.take(), [Kind::Truncated]);
 }
 
 #[tokio::test(start_paused = true)]
