@@ -19,6 +19,7 @@ use crate::{
     host::host,
     ledger::{Ledger, LimiterId, ReservationHandle},
     priority::Priority,
+    reroute::Reroute,
     reservations::Reservations,
     workload::Workload,
 };
@@ -77,6 +78,8 @@ pub struct Call {
     has_stand_in: AtomicBool,
     /// The length of a wait in nanoseconds, or [`UNSET`].
     postponed: AtomicU64,
+    /// A [`Reroute`] as a number.
+    reroute: AtomicU64,
     held_back: AtomicBool,
     timed_out: AtomicBool,
     /// The body arrived after the request, and no driver has started the call since.
@@ -84,6 +87,8 @@ pub struct Call {
     /// The state of a streamed body, as an [`Upload`].
     upload: AtomicU8,
     reservations: Reservations,
+    /// The states that layers keep for the call. Boxed, because few layers have one.
+    states: OnceLock<Box<Mutex<Extensions>>>,
     /// Absent unless a driver reports events. Boxed, because few calls need it where nobody
     /// listens.
     record: OnceLock<Box<Mutex<CallRecord>>>,
@@ -144,11 +149,13 @@ impl Call {
             probe: AtomicBool::new(false),
             has_stand_in: AtomicBool::new(false),
             postponed: AtomicU64::new(UNSET),
+            reroute: AtomicU64::new(Reroute::to_u64(None)),
             held_back: AtomicBool::new(false),
             timed_out: AtomicBool::new(false),
             read_since_arrival: AtomicBool::new(false),
             upload: AtomicU8::new(Upload::Flows.to_u8()),
             reservations: Reservations::default(),
+            states: OnceLock::new(),
             record: OnceLock::new(),
         }
     }
@@ -201,6 +208,11 @@ impl Call {
         self.credential.store(sender.credential, Ordering::Relaxed);
         self.host.store(sender.host_hash(), Ordering::Relaxed);
         sender
+    }
+
+    /// Removes the known credential, after a layer has replaced the credential of the request.
+    pub fn forget_credential(&self) {
+        self.credential.store(UNSET, Ordering::Relaxed);
     }
 
     /// Returns the hash of the credential if a layer needed it, and 0 if not.
@@ -348,6 +360,7 @@ impl Call {
         self.held_back.store(false, Ordering::Relaxed);
         self.block_until(None);
         self.postpone(None);
+        self.set_reroute(None);
         // No atomic increment, because the attempts of a call begin one after the other.
         let number = self.attempts.load(Ordering::Relaxed) + 1;
         self.attempts.store(number, Ordering::Relaxed);
@@ -389,6 +402,28 @@ impl Call {
             u64::try_from(wait.as_nanos()).unwrap_or(UNSET - 1)
         });
         self.postponed.store(nanos, Ordering::Relaxed);
+    }
+
+    /// Returns the way of another attempt, as an inner layer that chooses among several targets has
+    /// reported it at the end of this one.
+    pub fn reroute(&self) -> Option<Reroute> {
+        Reroute::from_u64(self.reroute.load(Ordering::Relaxed))
+    }
+
+    /// Sets the way of another attempt.
+    pub fn set_reroute(&self, way: Option<Reroute>) {
+        self.reroute.store(Reroute::to_u64(way), Ordering::Relaxed);
+    }
+
+    /// Returns the state that a layer keeps for the call over all its attempts. Creates it at first.
+    ///
+    /// There is one state of each type, so the type must be private to the layer. Two layers of the
+    /// same kind share it.
+    pub fn state<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {
+        let states = self.states.get_or_init(Box::default);
+        let mut states = states.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = states.get_or_insert_with(|| Arc::new(T::default()));
+        state.clone()
     }
 
     /// Returns true while an inner layer keeps the request waiting, in a queue or for a token

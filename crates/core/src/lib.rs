@@ -124,6 +124,7 @@ mod rejection;
 mod rejection_layer;
 mod request;
 mod request_body;
+mod reroute;
 mod reservations;
 mod response_body;
 #[cfg(test)]

@@ -97,6 +97,11 @@ pub enum RejectReason {
         /// The field or header, and the reason.
         reason: Unportable,
     },
+    /// No target is left that could serve the request.
+    NoTarget {
+        /// The kind of the failure: [`Kind::BadRequest`] if no target can ever serve the request.
+        because: Kind,
+    },
     /// The store of a shared limiter does not answer, and the limiter is set to reject requests
     /// without it.
     LimiterUnavailable,
@@ -184,10 +189,18 @@ impl Rejection {
             // report 401, 402 or 403 instead of 529.
             RejectReason::CircuitOpen {
                 because: because @ (Kind::Unauthorized | Kind::SpendLimit | Kind::Forbidden),
-            } => Class::new(because),
-            RejectReason::CircuitOpen { .. } | RejectReason::LimiterUnavailable => {
-                Class::new(Kind::Overloaded)
             }
+            | RejectReason::NoTarget {
+                because:
+                    because @ (Kind::BadRequest
+                    | Kind::RateLimited
+                    | Kind::Unauthorized
+                    | Kind::SpendLimit
+                    | Kind::Forbidden),
+            } => Class::new(because),
+            RejectReason::NoTarget { .. }
+            | RejectReason::CircuitOpen { .. }
+            | RejectReason::LimiterUnavailable => Class::new(Kind::Overloaded),
             // The request was sent and may be billed, so the class is not local.
             RejectReason::TimedOut { .. } => {
                 return Class::new(Kind::Timeout).with_retry_after(self.retry_after);
@@ -210,15 +223,19 @@ impl Rejection {
         match self.reason {
             RejectReason::QueueFull { .. }
             | RejectReason::QueueBytesFull { .. }
-            | RejectReason::WaitTooLong { .. } => {
-                (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error")
-            }
+            | RejectReason::WaitTooLong { .. }
+            | RejectReason::NoTarget {
+                because: Kind::RateLimited,
+            } => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error"),
             RejectReason::Oversized { .. }
             | RejectReason::Body {
                 failure: BodyFailure::TooLong,
             } => (StatusCode::PAYLOAD_TOO_LARGE, "request_too_large"),
             RejectReason::InvalidHeader { .. }
             | RejectReason::Unportable { .. }
+            | RejectReason::NoTarget {
+                because: Kind::BadRequest,
+            }
             | RejectReason::Body {
                 failure: BodyFailure::Broken,
             } => (StatusCode::BAD_REQUEST, "invalid_request_error"),
@@ -230,16 +247,25 @@ impl Rejection {
             RejectReason::SharedCallFailed { .. } => (StatusCode::BAD_GATEWAY, "api_error"),
             RejectReason::CircuitOpen {
                 because: Kind::Unauthorized,
+            }
+            | RejectReason::NoTarget {
+                because: Kind::Unauthorized,
             } => (StatusCode::UNAUTHORIZED, "authentication_error"),
             RejectReason::CircuitOpen {
+                because: Kind::SpendLimit,
+            }
+            | RejectReason::NoTarget {
                 because: Kind::SpendLimit,
             } => (StatusCode::PAYMENT_REQUIRED, "billing_error"),
             RejectReason::CircuitOpen {
                 because: Kind::Forbidden,
-            } => (StatusCode::FORBIDDEN, "permission_error"),
-            RejectReason::CircuitOpen { .. } | RejectReason::LimiterUnavailable => {
-                (overloaded(), "overloaded_error")
             }
+            | RejectReason::NoTarget {
+                because: Kind::Forbidden,
+            } => (StatusCode::FORBIDDEN, "permission_error"),
+            RejectReason::CircuitOpen { .. }
+            | RejectReason::NoTarget { .. }
+            | RejectReason::LimiterUnavailable => (overloaded(), "overloaded_error"),
         }
     }
 
@@ -250,8 +276,21 @@ impl Rejection {
     /// [`RejectionLayer`](crate::RejectionLayer).
     #[must_use]
     pub fn into_response<B: Body<Data = Bytes>>(self) -> Response<ResponseBody<B>> {
+        self.into_response_with(None)
+    }
+
+    /// Returns the response, with details after the text of the rejection.
+    pub(crate) fn into_response_with<B: Body<Data = Bytes>>(
+        self,
+        details: Option<&str>,
+    ) -> Response<ResponseBody<B>> {
         let (status, kind) = self.wire();
-        let body = Bytes::from(ApiError::body(kind, &self.to_string(), None));
+        let mut text = self.to_string();
+        if let Some(details) = details {
+            text.push_str(": ");
+            text.push_str(details);
+        }
+        let body = Bytes::from(ApiError::body(kind, &text, None));
         let class = self.class();
         let length = body.len();
         let mut response = Response::new(ResponseBody::full(body));
@@ -321,6 +360,7 @@ impl RejectReason {
             Self::CircuitOpen { .. } => "circuit_open",
             Self::InvalidHeader { .. } => "invalid_header",
             Self::Unportable { .. } => "unportable",
+            Self::NoTarget { .. } => "no_target",
             Self::LimiterUnavailable => "limiter_unavailable",
         }
     }
@@ -390,6 +430,7 @@ impl fmt::Display for RejectReason {
             Self::Unportable { reason } => {
                 write!(f, "the target cannot serve this request: {reason}")
             }
+            Self::NoTarget { .. } => f.write_str("no target is left for this request"),
             Self::LimiterUnavailable => f.write_str("the store of the rate limit does not answer"),
             Self::TimedOut { after } => write!(f, "no answer within {}", ReadableDuration(after)),
             Self::CircuitOpen { because } => write!(

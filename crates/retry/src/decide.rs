@@ -4,7 +4,7 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use tokio::time::Instant;
-use tower_claude_core::{Class, Kind, Reach};
+use tower_claude_core::{Class, Kind, Reach, driver::Reroute};
 
 use crate::{
     backoff::Backoff,
@@ -18,6 +18,10 @@ const UNANSWERED: u32 = 2;
 /// The most attempts of a call that do not count because the server did not take them. A server
 /// that takes nothing does not keep a call for ever.
 pub(crate) const MOST_NOT_TAKEN: u32 = 3;
+
+/// The most attempts of a call in all, those that were not sent included. No list of targets is
+/// so long.
+pub(crate) const MOST_IN_ALL: u32 = 100;
 
 /// The longest wait before an attempt if another model may answer at once.
 const MOST_WITH_STAND_IN: Duration = Duration::from_secs(3);
@@ -66,6 +70,8 @@ pub(crate) struct FailedAttempt {
     pub(crate) blocked_until: Option<Instant>,
     /// True if an outer layer may have another model ready.
     pub(crate) has_stand_in: bool,
+    /// The way of another attempt, if an inner layer chooses among several targets.
+    pub(crate) reroute: Option<Reroute>,
 }
 
 /// The next step of a call.
@@ -99,11 +105,18 @@ pub(crate) fn decide(
     random: f64,
 ) -> Decision {
     let class = &attempt.class;
+    match attempt.reroute {
+        Some(Reroute::AtOnce) => return decide_at_once(rules, attempt, budget),
+        Some(Reroute::Nowhere) => return Decision::stop("targets"),
+        _ => {}
+    }
     // A request that the client cannot send is local as well.
-    if class.local && class.kind != Kind::BadRequest {
+    let is_targets = attempt.reroute.is_some();
+    if class.local && class.kind != Kind::BadRequest && !is_targets {
         return Decision::stop("refused");
     }
-    if !class.is_retryable() {
+    // Of several targets, another one than the last may answer when it is asked again.
+    if !class.is_retryable() && !is_targets {
         return Decision::stop("not_retryable");
     }
     if attempt.creates && !class.unprocessed {
@@ -136,12 +149,18 @@ pub(crate) fn decide(
     if !attempt.replayable {
         return Decision::stop("body");
     }
-    let asked = class.retry_after.max(attempt.paused).unwrap_or_default();
+    let (asked, paused) = match attempt.reroute {
+        Some(Reroute::After(wait)) => (wait, None),
+        _ => {
+            let asked = class.retry_after.max(attempt.paused);
+            (asked.unwrap_or_default(), attempt.paused)
+        }
+    };
     if asked > rules.max_retry_after {
         return Decision::stop("retry_after");
     }
     // `wait` is the time until the next attempt can be sent, `delay` this layer's part of it.
-    let (wait, delay) = if attempt.paused.is_some() {
+    let (wait, delay) = if paused.is_some() {
         (asked, Duration::ZERO)
     } else if asked > Duration::ZERO {
         let delay = rules.backoff.after(asked, random);
@@ -152,7 +171,7 @@ pub(crate) fn decide(
             .delay(attempt.number, attempt.last_delay, random);
         (delay, delay)
     };
-    if wait < blocked {
+    if wait < blocked && !is_targets {
         return Decision::stop("circuit");
     }
     if attempt.has_stand_in && wait > MOST_WITH_STAND_IN && is_of_model(class) {
@@ -171,6 +190,53 @@ pub(crate) fn decide(
     match permit {
         Some(permit) => Decision::Retry {
             delay,
+            permit,
+            is_free: false,
+        },
+        None => Decision::stop("budget"),
+    }
+}
+
+/// Decides for a call that another target can take at once.
+///
+/// Neither the wait nor the class of the failure concerns the other target. An attempt that was not
+/// sent has cost nothing, and does not count.
+fn decide_at_once(rules: &RetryRules, attempt: &FailedAttempt, budget: &RetryBudget) -> Decision {
+    let class = &attempt.class;
+    if attempt.creates && !class.unprocessed {
+        return Decision::stop("creates");
+    }
+    if !attempt.replayable {
+        return Decision::stop("body");
+    }
+    if attempt
+        .deadline
+        .is_some_and(|deadline| deadline <= attempt.now)
+    {
+        return Decision::stop("deadline");
+    }
+    let is_free = class.local;
+    if is_free && attempt.number.saturating_add(attempt.not_taken) < MOST_IN_ALL {
+        return Decision::Retry {
+            delay: Duration::ZERO,
+            permit: RetryPermit::UNCHARGED,
+            is_free,
+        };
+    }
+    if rules.is_last(attempt.number, attempt.spent) {
+        return Decision::stop("attempts");
+    }
+    if attempt.unanswered >= UNANSWERED {
+        return Decision::stop("unanswered");
+    }
+    let permit = if class.is_rate_limit() {
+        Some(RetryPermit::UNCHARGED)
+    } else {
+        budget.at(attempt.host).withdraw(attempt.now)
+    };
+    match permit {
+        Some(permit) => Decision::Retry {
+            delay: Duration::ZERO,
             permit,
             is_free: false,
         },

@@ -271,6 +271,7 @@ impl CallPolicy for RetryPolicy {
             deadline: call.deadline(),
             blocked_until: call.blocked_until(),
             has_stand_in: call.has_stand_in(),
+            reroute: failure.reroute,
         };
         let (details, model) = (failure.details, failure.details.model);
         let decision = match decide(&config.rules, &failed, &config.budget, fastrand::f64()) {

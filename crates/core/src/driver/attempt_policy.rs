@@ -11,7 +11,7 @@ use tower_claude_wire::StreamState;
 
 use crate::{
     call::Call, class::Class, event::EventSink, outcome::Outcome, rejection::Rejection,
-    request_body::RequestBody, scope::Scope,
+    request_body::RequestBody, reroute::Reroute, scope::Scope,
 };
 
 /// A clock that is read at most once in one step of a call.
@@ -120,6 +120,34 @@ pub trait AttemptPolicy {
     /// Returns the time until which the policy would reject another attempt. Called after a
     /// failure. `None` by default.
     fn blocked_until(&self, attempt: &Self::Attempt) -> Option<Instant> {
+        let _ = attempt;
+        None
+    }
+
+    /// Returns the way of another attempt, if the policy chooses among several targets. `None` by
+    /// default.
+    ///
+    /// Called after each failure, before the call policies decide. `rejection` is present if an
+    /// inner policy or layer has rejected the request, or a timer of a call policy has ended the
+    /// attempt. The call policies get the result in
+    /// [`AttemptFailure::reroute`](super::AttemptFailure::reroute). With [`Reroute::AtOnce`] they
+    /// send the request again without a wait, and also after a rejection that they would otherwise
+    /// pass on. A policy must therefore report it a limited number of times in a call, and keep what
+    /// it has tried in [`Call::state`].
+    fn reroute(
+        &self,
+        attempt: &mut Self::Attempt,
+        call: &Arc<Call>,
+        class: &Class,
+        rejection: Option<&Rejection>,
+    ) -> Option<Reroute> {
+        let _ = (attempt, call, class, rejection);
+        None
+    }
+
+    /// Returns details for the message of a rejection by this policy. `None` by default, and if the
+    /// policy has not rejected this attempt. They go to the caller.
+    fn details(&self, attempt: &Self::Attempt) -> Option<String> {
         let _ = attempt;
         None
     }
@@ -249,6 +277,20 @@ impl<A: AttemptPolicy> AttemptPolicy for Option<A> {
         self.as_ref()?.blocked_until(attempt)
     }
 
+    fn reroute(
+        &self,
+        attempt: &mut Self::Attempt,
+        call: &Arc<Call>,
+        class: &Class,
+        rejection: Option<&Rejection>,
+    ) -> Option<Reroute> {
+        self.as_ref()?.reroute(attempt, call, class, rejection)
+    }
+
+    fn details(&self, attempt: &Self::Attempt) -> Option<String> {
+        self.as_ref()?.details(attempt)
+    }
+
     fn on_opaque_body(&self, attempt: &mut Self::Attempt) {
         if let Some(policy) = self {
             policy.on_opaque_body(attempt);
@@ -364,6 +406,23 @@ impl<A: AttemptPolicy, B: AttemptPolicy> AttemptPolicy for (A, B) {
     fn blocked_until(&self, attempt: &Self::Attempt) -> Option<Instant> {
         let inner = self.1.blocked_until(&attempt.inner);
         self.0.blocked_until(&attempt.outer).max(inner)
+    }
+
+    fn reroute(
+        &self,
+        attempt: &mut Self::Attempt,
+        call: &Arc<Call>,
+        class: &Class,
+        rejection: Option<&Rejection>,
+    ) -> Option<Reroute> {
+        let inner = self.1.reroute(&mut attempt.inner, call, class, rejection);
+        let outer = self.0.reroute(&mut attempt.outer, call, class, rejection);
+        outer.or(inner)
+    }
+
+    fn details(&self, attempt: &Self::Attempt) -> Option<String> {
+        let inner = self.1.details(&attempt.inner);
+        inner.or_else(|| self.0.details(&attempt.outer))
     }
 
     fn on_opaque_body(&self, attempt: &mut Self::Attempt) {

@@ -21,6 +21,7 @@ use crate::{
     redirect::Origin,
     rejection::Rejection,
     request_body::RequestBody,
+    reroute::Reroute,
     saved_request::SavedRequest,
 };
 
@@ -67,6 +68,8 @@ pub struct AttemptFailure<'a> {
     pub paused: Option<PausedByLimiter>,
     /// True if the attempt was sent and ended by a timer, so that the server may still work on it.
     pub unanswered: bool,
+    /// The way of another attempt, if an inner policy chooses among several targets.
+    pub reroute: Option<Reroute>,
     /// The facts for events. Empty if no event is recorded.
     pub details: AttemptDetails<'a>,
 }
@@ -78,6 +81,7 @@ impl<'a> AttemptFailure<'a> {
             class,
             paused: None,
             unanswered: false,
+            reroute: None,
             details,
         }
     }

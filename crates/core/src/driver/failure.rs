@@ -105,6 +105,16 @@ impl<R, E> Failure<R, E>
 where
     R: HttpBody<Data = Bytes> + Unpin,
 {
+    /// Returns the rejection, if a layer has made the failure.
+    pub(super) fn rejection(&self) -> Option<&Rejection> {
+        match self {
+            Self::Response(_, head, _) => head.extensions.get(),
+            Self::Error(..) => None,
+            Self::Rejected(rejection) => Some(rejection),
+            Self::TimedOut(rejection) => Some(rejection),
+        }
+    }
+
     /// Returns the failure for the call policies. `report` has what their events need.
     pub(super) fn summary<'a>(&self, report: Option<&'a Report>) -> AttemptFailure<'a> {
         let (class, paused, unanswered) = match self {
@@ -120,6 +130,7 @@ where
             class,
             paused,
             unanswered,
+            reroute: None,
             details: report.map(Report::details).unwrap_or_default(),
         }
     }
@@ -249,7 +260,9 @@ where
     C: ClassifyResponse,
 {
     let class = rejection.class();
-    let (mut head, body) = rejection.into_response().into_parts();
+    let details = policies.attempts.details(&progress.attempt);
+    let response = rejection.into_response_with(details.as_deref());
+    let (mut head, body) = response.into_parts();
     let bytes = body.full_bytes().unwrap_or_default();
     let state = &mut progress.state;
     let replacement = policies.call.on_give_up(state, &class, &mut head, bytes);

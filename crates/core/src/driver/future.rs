@@ -298,10 +298,20 @@ where
             if let Some(until) = policies.attempts.blocked_until(&progress.attempt) {
                 progress.call.block_until(Some(until));
             }
+            let (attempt, class) = (&mut progress.attempt, failure.summary(None).class);
+            let rejection = failure.rejection();
+            let reroute = policies
+                .attempts
+                .reroute(attempt, &progress.call, &class, rejection);
+            if reroute.is_some() {
+                progress.call.set_reroute(reroute);
+            }
             if progress.report.is_some() {
                 failure.report_attempt(policies, progress);
             }
-            let summary = failure.summary(progress.report.as_deref());
+            let mut summary = failure.summary(progress.report.as_deref());
+            // Reported here, or by an inner driver.
+            summary.reroute = progress.call.reroute();
             let wait = policies
                 .call
                 .on_failure(&mut progress.state, &progress.call, &summary);

@@ -24,8 +24,9 @@
 //!    [`AttemptPolicy::on_sent`] follow.
 //! 4. The response head, or the error, becomes a [`Class`](crate::Class). The attempt policies get
 //!    it in [`AttemptPolicy::on_response`], from the inner one to the outer one.
-//! 5. A success is held until its first content. A failure goes to [`CallPolicy::on_failure`],
-//!    which may ask for another attempt. The failed response and all that the attempt holds are
+//! 5. A success is held until its first content. After a failure, the attempt policies report the
+//!    way of another attempt in [`AttemptPolicy::reroute`], if they choose its target. The failure
+//!    then goes to [`CallPolicy::on_failure`], which may ask for another attempt. The failed response and all that the attempt holds are
 //!    dropped before the wait. What has arrived of its body is read before, so that the connection
 //!    stays usable.
 //! 6. The caller gets the response. Its body reports progress to the attempt policies and ends with
@@ -86,6 +87,7 @@ mod response;
 mod service;
 mod spans;
 
+pub use crate::reroute::Reroute;
 pub use attempt_policy::{AttemptPolicy, Clock};
 pub use body::Body;
 pub use call_policy::{AttemptFailure, CallPolicy, CallStart};

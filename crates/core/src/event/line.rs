@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tower_claude_wire::Bill;
 
 use super::{
-    BatchDecision, CacheDecision, Event, EventSink, credential_tag,
+    BatchDecision, CacheDecision, Event, EventSink, SkippedTarget, credential_tag,
     summary::{AttemptEnd, CallEnd, Ending, LONG_WAIT},
 };
 use crate::{
@@ -211,6 +211,16 @@ fn begins_incident(sink: &EventSink, event: &Event<'_>) -> bool {
         }
         Event::FellBack { from, class, .. } => {
             ("fell_back", format!("{} {from}", class.kind.as_str()))
+        }
+        Event::Routed { skipped, .. } => {
+            let is_failed = |skip: &&SkippedTarget<'_>| {
+                matches!(skip.because, "failed" | "cool_down" | "rejected")
+            };
+            let mut failed = skipped.iter().filter(is_failed);
+            let Some(skip) = failed.next() else {
+                return false;
+            };
+            ("routed", skip.target.to_owned())
         }
         Event::Cache {
             decision: CacheDecision::Stale,
@@ -499,6 +509,29 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
                 request_id = details.request_id.map(escaped).as_deref(),
                 cause = details.cause.map(escaped).as_deref(),
                 "sending to {to} instead of {from}: {}", Failure(class.kind, details.status),
+            );
+        }
+        Event::Routed {
+            layer,
+            model,
+            target,
+            because,
+            account,
+            attempt,
+            skipped,
+        } => {
+            let all = skipped.iter().map(|skip| {
+                let (target, details) = (escaped(skip.target), escaped(skip.details));
+                format!("{target} ({details})")
+            });
+            let all = all.collect::<Vec<_>>().join(", ");
+            let target = target.map(escaped);
+            line!(
+                begins_incident(sink, event), info or debug,
+                layer, decision = "routed", because, model = model.map(escaped).as_deref(),
+                target = target.as_deref(), account = account.map(escaped).as_deref(), attempt,
+                skipped = (!all.is_empty()).then_some(&*all),
+                "sending to {}", target.as_deref().unwrap_or("no target"),
             );
         }
         Event::DoubtfulModel {

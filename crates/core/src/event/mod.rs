@@ -23,7 +23,8 @@
 //! | `INFO` | `batch_created`, `batch_ended`, `batch_found`, `batch_not_created`, `batch_cancelled`, `batch_failed`, `batch_went_live` |
 //! | `INFO` | `joined` if the shared response is a failure |
 //! | `DEBUG` | `call_ended` of an ordinary call, `attempt_ended`, `settled` |
-//! | `DEBUG` | further events of an incident, and those of a failure that concerns one request, such as a 400 |
+//! | `INFO` | the first `routed` of an incident, in which a target is left out because it has failed |
+//! | `DEBUG` | `routed`, further events of an incident, and those of a failure that concerns one request, such as a 400 |
 //! | `DEBUG` | `headroom` for each response that is read, `queued`, `uncounted`, the other decisions of a cache and of batches |
 //! | `TRACE` | `admitted` after a shorter wait |
 //!
@@ -43,6 +44,7 @@
 //! |---|---|
 //! | `class` | The [`Kind`] of a failure. |
 //! | `because` | The reason of the decision in one word. |
+//! | `target`, `skipped` | The target that is sent the request, and the others that could not be. |
 //! | `ending` | `answered`, `failed`, `broken` or `dropped`. |
 //! | `model`, `asked`, `from` | The model that was sent the request, and the one asked for. |
 //! | `scope` | The pool of limits, or the circuit. The host is named for services other than Claude. |
@@ -165,6 +167,31 @@ pub struct AttemptDetails<'a> {
     pub request_id: Option<&'a str>,
     /// The cause of a transport error. See [`Classify::cause`](crate::Classify::cause).
     pub cause: Option<&'a str>,
+}
+
+/// A target that did not get a request.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct SkippedTarget<'a> {
+    /// The name of the target.
+    pub target: &'a str,
+    /// The reason in one word: `failed`, `rejected`, `unportable`, `residency`, `account`,
+    /// `cool_down`, `probed`.
+    pub because: &'static str,
+    /// The reason in a few words.
+    pub details: &'a str,
+}
+
+impl<'a> SkippedTarget<'a> {
+    /// Creates the record of a target that did not get a request.
+    #[must_use]
+    pub const fn new(target: &'a str, because: &'static str, details: &'a str) -> Self {
+        Self {
+            target,
+            because,
+            details,
+        }
+    }
 }
 
 /// A decision of a layer, or an observation.
@@ -291,7 +318,7 @@ pub enum Event<'a> {
         /// `attempts`, `unanswered` (two attempts timed out and may be billed), `creates` (it may
         /// have created something), `circuit` (it is open), `stand_in` (another model may be ready,
         /// and the wait would be long), `budget`, `deadline`, `retry_after`, `body`, `targets` (no
-        /// other model is left).
+        /// other model or target is left).
         because: &'static str,
         /// The last attempt.
         details: AttemptDetails<'a>,
@@ -405,6 +432,25 @@ pub enum Event<'a> {
         asked: bool,
         /// The failed attempt. Empty if `asked` is false.
         details: AttemptDetails<'a>,
+    },
+    /// The target of an attempt was chosen among several.
+    Routed {
+        /// The name of the layer.
+        layer: &'static str,
+        /// The model.
+        model: Option<&'a str>,
+        /// The name of the target. `None` if no target is left.
+        target: Option<&'a str>,
+        /// The reason: `cache` (the conversation is in the prompt cache there), `cost`, `hash` (of
+        /// several that cost the same), `only`, `soonest` (all are down), `none` (no target is
+        /// left).
+        because: &'static str,
+        /// The account to which the thinking of the conversation is bound.
+        account: Option<&'a str>,
+        /// The number of the attempt in its call, from 1.
+        attempt: usize,
+        /// The targets that could not be chosen. A target that would have cost more is none of them.
+        skipped: &'a [SkippedTarget<'a>],
     },
     /// A configured model name is skipped, or may be mistyped. Emitted once for each name of a
     /// layer.

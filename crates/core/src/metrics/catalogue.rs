@@ -315,6 +315,11 @@ pub(super) const PROMPT_CACHE_OFF: MetricDefinition = MetricDefinition::counter(
     &["boundary"],
     "Times that markers at a place were switched off for an hour, because they lost money",
 );
+pub(super) const ROUTED: MetricDefinition = MetricDefinition::counter(
+    "tower_claude_routed_total",
+    &["target", "reason"],
+    "Attempts by the target that was chosen for them, and the reason",
+);
 pub(super) const COST: MetricDefinition = MetricDefinition::counter(
     "tower_claude_cost_nanodollars_total",
     &["model"],
@@ -435,6 +440,7 @@ pub const CATALOGUE: &[&MetricDefinition] = &[
     &PROMPT_CACHE_SAVED,
     &PROMPT_CACHE_MISSES,
     &PROMPT_CACHE_OFF,
+    &ROUTED,
     &COST,
     &DURATION,
     &FIRST_CHUNK,

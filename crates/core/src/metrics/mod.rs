@@ -418,6 +418,14 @@ impl Observer for MetricsObserver {
                         .increment(1);
                 }
             }
+            Event::Routed {
+                target, because, ..
+            } => {
+                let target = SharedString::from_owned(target.unwrap_or("none").to_owned());
+                catalogue::ROUTED
+                    .counter_of([target, word(because)])
+                    .increment(1);
+            }
             Event::PromptCacheOff { boundary, .. } => {
                 catalogue::PROMPT_CACHE_OFF
                     .counter_of([word(boundary)])

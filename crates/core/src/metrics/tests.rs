@@ -352,6 +352,15 @@ fn emit_all(metrics: &MetricsObserver, junk: usize) {
             miss: Some("expired"),
             block: None,
         },
+        Event::Routed {
+            layer,
+            model: Some(&name),
+            target: Some("vertex/global"),
+            because: "cache",
+            account: None,
+            attempt: 1,
+            skipped: &[],
+        },
         Event::PromptCacheOff {
             layer,
             boundary: "tail",

@@ -112,6 +112,13 @@ impl Prefixes {
         }
     }
 
+    /// Marks the request as one with tools that run at the server.
+    #[must_use]
+    pub const fn with_server_tools(mut self) -> Self {
+        self.has_server_tools = true;
+        self
+    }
+
     /// Returns the prefixes, ordered from the shortest to the longest.
     #[must_use]
     pub fn as_slice(&self) -> &[Prefix] {

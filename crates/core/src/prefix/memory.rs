@@ -117,6 +117,17 @@ impl PrefixMemory {
         self.cached.is_empty()
     }
 
+    /// Returns the tokens that a prompt would read from the cache if it were sent at `now`. Records
+    /// nothing. 0 for a prompt without a breakpoint.
+    #[must_use]
+    pub fn predict(&self, prompt: &Prefixes, now: Instant) -> u64 {
+        let prefixes = prompt.as_slice();
+        let marked = prefixes.iter().enumerate().rev();
+        let marked = marked.filter(|(_, prefix)| prefix.keep.is_some());
+        let lookups = lookups(prefixes, marked.take(BREAKPOINTS).map(|(at, _)| at));
+        self.longest(&lookups, now).map_or(0, |(_, tokens)| tokens)
+    }
+
     /// Predicts the cache reads of a prompt that is sent at `now`, and records the request.
     ///
     /// Returns `None` if the prompt has no breakpoint, because the server then does not use its

@@ -1,7 +1,7 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use tokio::time::Instant;
-use tower_claude_core::{Class, Kind};
+use tower_claude_core::{Class, Kind, Reach, driver::Reroute};
 
 use crate::{
     Backoff, Jitter, RetryBudget,
@@ -34,6 +34,7 @@ fn attempt(kind: Kind) -> FailedAttempt {
         deadline: None,
         blocked_until: None,
         has_stand_in: false,
+        reroute: None,
     }
 }
 
@@ -318,4 +319,92 @@ fn long_wait_with_a_stand_in_is_postponed() {
         ..attempt(Kind::RateLimited)
     };
     assert_eq!(decided(&limited), Ok(4 * SECOND));
+}
+
+fn rerouted(way: Reroute, class: Class) -> FailedAttempt {
+    FailedAttempt {
+        class,
+        reroute: Some(way),
+        ..attempt(class.kind)
+    }
+}
+
+#[test]
+fn other_target_gets_the_call_at_once_whatever_the_failed_one_asked_for() {
+    let asked = Some(3_600 * SECOND);
+    for class in [
+        Class::new(Kind::RateLimited).with_retry_after(asked),
+        Class::new(Kind::Overloaded).with_should_retry(Some(false)),
+        Class::new(Kind::Unauthorized),
+        Class::new(Kind::SpendLimit),
+        Class::new(Kind::Overloaded).into_local(),
+    ] {
+        let mut failed = rerouted(Reroute::AtOnce, class);
+        failed.blocked_until = Some(failed.now + 60 * SECOND);
+        failed.has_stand_in = true;
+        failed.paused = Some(60 * SECOND);
+        assert_eq!(decided(&failed), Ok(Duration::ZERO), "{class:?}");
+    }
+}
+
+#[test]
+fn other_target_is_not_asked_beyond_the_limits_of_a_call() {
+    let overloaded = Class::new(Kind::Overloaded);
+    let failed = rerouted(Reroute::AtOnce, overloaded);
+    let with = |change: fn(&mut FailedAttempt)| {
+        let mut failed = failed;
+        change(&mut failed);
+        decided(&failed)
+    };
+    assert_eq!(with(|it| it.number = 5), Err("attempts"));
+    assert_eq!(with(|it| it.unanswered = 2), Err("unanswered"));
+    assert_eq!(with(|it| it.replayable = false), Err("body"));
+    assert_eq!(with(|it| it.deadline = Some(it.now)), Err("deadline"));
+    assert_eq!(
+        with(|it| (it.creates, it.class) = (true, Class::new(Kind::Timeout))),
+        Err("creates")
+    );
+    let budget = RetryBudget::new();
+    let spent = (0..100).map(|_| decided_with(&failed, &budget));
+    assert!(spent.into_iter().any(|it| it == Err("budget")));
+}
+
+#[test]
+fn attempt_that_was_not_sent_does_not_count_for_the_other_targets() {
+    let rejected = Class::new(Kind::Overloaded).into_local();
+    for number in [5, 20] {
+        let failed = FailedAttempt {
+            number,
+            ..rerouted(Reroute::AtOnce, rejected)
+        };
+        let decision = decide(&rules(), &failed, &RetryBudget::new(), 0.5);
+        assert!(matches!(decision, Decision::Retry { is_free: true, .. }));
+    }
+    // A policy that always reports another target ends as well.
+    let failed = FailedAttempt {
+        not_taken: 100,
+        number: 5,
+        ..rerouted(Reroute::AtOnce, rejected)
+    };
+    assert_eq!(decided(&failed), Err("attempts"));
+}
+
+#[test]
+fn tried_targets_are_asked_again_after_the_wait_of_the_soonest() {
+    let class = Class::new(Kind::RateLimited).with_retry_after(Some(3_600 * SECOND));
+    let after = |wait| decided(&rerouted(Reroute::After(wait), class));
+    assert!(after(7 * SECOND).is_ok_and(|wait| wait >= 7 * SECOND));
+    assert_eq!(after(61 * SECOND), Err("retry_after"));
+    // Nothing is asked for, so the usual delay applies.
+    assert_eq!(after(Duration::ZERO), Ok(SECOND));
+    // The last target cannot serve the call, an earlier one can.
+    let unauthorized = Class::new(Kind::Unauthorized).with_reach(Reach::Credential);
+    let failed = rerouted(Reroute::After(Duration::ZERO), unauthorized);
+    assert_eq!(decided(&failed), Ok(SECOND));
+}
+
+#[test]
+fn call_that_no_target_can_serve_is_given_up() {
+    let failed = rerouted(Reroute::Nowhere, Class::new(Kind::Overloaded));
+    assert_eq!(decided(&failed), Err("targets"));
 }
