@@ -81,7 +81,7 @@ fn stream_is_written_byte_for_byte_without_the_metrics() {
 fn metrics_of_the_last_event_are_handed_out_and_agree_with_the_usage() {
     let mut decoder = EventStreamDecoder::new();
     let events = decoder.push(&whole());
-    let metrics = *decoder.metrics().expect("metrics");
+    let metrics = *decoder.metrics().get().expect("metrics");
     assert_eq!(metrics.input_tokens, Some(12));
     assert_eq!(metrics.output_tokens, Some(8));
     assert_eq!(metrics.cache_read_input_tokens, Some(1800));
@@ -130,7 +130,7 @@ fn metrics_are_cut_out_of_any_place_and_nothing_else_changes() {
         // A count that is no number is absent.
         let is_cut = *without != with;
         assert_eq!(
-            decoder.metrics(),
+            decoder.metrics().get(),
             is_cut.then_some(&InvocationMetrics::default())
         );
     }
