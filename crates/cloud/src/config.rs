@@ -29,8 +29,10 @@ pub(crate) struct Route {
 }
 
 const NOT_SET_UP: Unportable = Unportable::new("target", "not set up in this layer");
-const OTHER_HOST: Unportable =
-    Unportable::new("target", "it has another host than the target of this name in this layer");
+const OTHER_HOST: Unportable = Unportable::new(
+    "target",
+    "it has another host than the target of this name in this layer",
+);
 
 impl Config {
     /// Adds a target, in place of one with the same name.
@@ -48,8 +50,9 @@ impl Config {
         };
         let known = self.routes.iter().find(|known| known.target == *target);
         match known {
-            Some(known) if known.target.authority() != target.authority()
-                || known.target.scheme() != target.scheme() =>
+            Some(known)
+                if known.target.authority() != target.authority()
+                    || known.target.scheme() != target.scheme() =>
             {
                 Err(OTHER_HOST)
             }

@@ -63,10 +63,9 @@ impl CloudLayer {
         self.edit(|config| config.translator = translator)
     }
 
-    /// Adds an observer of the layer's events.
-    pub fn with_observer(self, observer: impl Into<Arc<dyn Observer>>) -> Self {
-        let observer = observer.into();
-        self.edit(|config| config.observers.add(observer))
+    /// Sets the observer that gets the events. Default: none. They go to `tracing` in any case.
+    pub fn with_observer(self, observer: impl Observer + 'static) -> Self {
+        self.edit(|config| config.observers = EventSink::new(observer))
     }
 
     fn add(self, target: Target, authorize: Option<Arc<dyn Authorize>>) -> Self {
@@ -94,8 +93,17 @@ impl<S> Layer<S> for CloudLayer {
 impl fmt::Debug for CloudLayer {
     /// Shows the names of the targets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let targets: Vec<_> = self.config.routes.iter().map(|route| route.target.name()).collect();
-        let default = self.config.default.as_ref().map(|route| route.target.name());
+        let targets: Vec<_> = self
+            .config
+            .routes
+            .iter()
+            .map(|route| route.target.name())
+            .collect();
+        let default = self
+            .config
+            .default
+            .as_ref()
+            .map(|route| route.target.name());
         f.debug_struct("CloudLayer")
             .field("targets", &targets)
             .field("default", &default)
