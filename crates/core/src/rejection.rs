@@ -102,6 +102,8 @@ pub enum RejectReason {
         /// The kind of the failure: [`Kind::BadRequest`] if no target can ever serve the request.
         because: Kind,
     },
+    /// The source of credentials for the target has none at present.
+    NoCredential,
     /// The store of a shared limiter does not answer, and the limiter is set to reject requests
     /// without it.
     LimiterUnavailable,
@@ -200,6 +202,7 @@ impl Rejection {
             } => Class::new(because),
             RejectReason::NoTarget { .. }
             | RejectReason::CircuitOpen { .. }
+            | RejectReason::NoCredential
             | RejectReason::LimiterUnavailable => Class::new(Kind::Overloaded),
             // The request was sent and may be billed, so the class is not local.
             RejectReason::TimedOut { .. } => {
@@ -265,6 +268,7 @@ impl Rejection {
             } => (StatusCode::FORBIDDEN, "permission_error"),
             RejectReason::CircuitOpen { .. }
             | RejectReason::NoTarget { .. }
+            | RejectReason::NoCredential
             | RejectReason::LimiterUnavailable => (overloaded(), "overloaded_error"),
         }
     }
@@ -361,6 +365,7 @@ impl RejectReason {
             Self::InvalidHeader { .. } => "invalid_header",
             Self::Unportable { .. } => "unportable",
             Self::NoTarget { .. } => "no_target",
+            Self::NoCredential => "no_credential",
             Self::LimiterUnavailable => "limiter_unavailable",
         }
     }
@@ -431,6 +436,9 @@ impl fmt::Display for RejectReason {
                 write!(f, "the target cannot serve this request: {reason}")
             }
             Self::NoTarget { .. } => f.write_str("no target is left for this request"),
+            Self::NoCredential => {
+                f.write_str("the source of credentials for the target has none at present")
+            }
             Self::LimiterUnavailable => f.write_str("the store of the rate limit does not answer"),
             Self::TimedOut { after } => write!(f, "no answer within {}", ReadableDuration(after)),
             Self::CircuitOpen { because } => write!(

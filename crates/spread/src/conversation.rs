@@ -148,6 +148,12 @@ impl Conversation {
         self.key
     }
 
+    /// Returns the prefixes of the prompt, ordered from the shortest to the longest.
+    #[must_use]
+    pub fn prefixes(&self) -> &[Prefix] {
+        self.prefixes.as_slice()
+    }
+
     /// Returns true if an earlier turn has thinking.
     #[must_use]
     pub const fn has_thinking(&self) -> bool {

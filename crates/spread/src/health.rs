@@ -356,6 +356,11 @@ impl HealthTable {
             })
     }
 
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.parts.len()
+    }
+
     /// Makes room for another part: first what has recovered, then what began to fail first.
     fn evict(&mut self, now: Instant) {
         if self.parts.len() < MAX_PARTS {

@@ -14,6 +14,8 @@ mod shared;
 mod skip;
 mod snapshot;
 mod spreader;
+#[cfg(test)]
+mod tests;
 
 pub use conversation::Conversation;
 pub use handle::SpreadHandle;

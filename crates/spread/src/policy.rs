@@ -582,7 +582,7 @@ impl AttemptPolicy for SpreadPolicy {
                 self.shared.spreader().on_limits(lease, &limits, now);
             }
             if let Some(route) = state.route(target) {
-                route.mark(head);
+                route.mark(head, self.shared.targets.len() > 1);
             }
             state.has_content = !is_stream(head);
         }

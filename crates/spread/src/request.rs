@@ -10,7 +10,8 @@ use tower_claude_wire::cloud::Target;
 
 use crate::{options::SpreadTarget, skip::Skip, spreader::Binding};
 
-/// Response header: the name of the target that was sent the request.
+/// Response header: the name of the target that was sent the request. Absent if the layer has only
+/// one target.
 pub const TARGET: HeaderName = HeaderName::from_static("x-tower-claude-target");
 
 /// The areas, or the targets, that may process a request.
@@ -80,10 +81,12 @@ pub struct Route {
 }
 
 impl Route {
-    /// Sets the header and the extension.
-    pub(crate) fn mark(self, head: &mut Parts) {
+    /// Sets the extension, and the header if there are several targets.
+    pub(crate) fn mark(self, head: &mut Parts, has_others: bool) {
         // A name has visible characters only.
-        if let Ok(name) = HeaderValue::from_str(self.target.name()) {
+        if let Ok(name) = HeaderValue::from_str(self.target.name())
+            && has_others
+        {
             head.headers.insert(TARGET, name);
         }
         head.extensions.insert(self);

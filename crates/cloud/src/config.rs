@@ -1,0 +1,71 @@
+//! The targets of a layer, with their credentials.
+
+use std::sync::Arc;
+
+use http::Extensions;
+use tower_claude_core::event::EventSink;
+use tower_claude_wire::{
+    Platform,
+    cloud::{Target, Unportable},
+};
+
+use crate::{authorize::Authorize, translate::Translator};
+
+/// The settings of a layer, which all of its services share.
+#[derive(Clone, Default)]
+pub(crate) struct Config {
+    pub(crate) translator: Translator,
+    pub(crate) routes: Vec<Route>,
+    /// The target of requests that name none.
+    pub(crate) default: Option<Route>,
+    pub(crate) observers: EventSink,
+}
+
+/// A target and the source of its credentials.
+#[derive(Clone)]
+pub(crate) struct Route {
+    pub(crate) target: Target,
+    pub(crate) authorize: Option<Arc<dyn Authorize>>,
+}
+
+const NOT_SET_UP: Unportable = Unportable::new("target", "not set up in this layer");
+const OTHER_HOST: Unportable = Unportable::new(
+    "target",
+    "it has another host than the target of this name in this layer",
+);
+
+impl Config {
+    /// Adds a target, in place of one with the same name.
+    pub(crate) fn add(&mut self, route: Route) {
+        self.routes.retain(|known| known.target != route.target);
+        self.routes.push(route);
+    }
+
+    /// Returns the route of a request, or `None` if it has none and passes through.
+    ///
+    /// A credential belongs to the host of its target. Another host never gets it.
+    pub(crate) fn route(&self, extensions: &Extensions) -> Result<Option<Route>, Unportable> {
+        let Some(target) = extensions.get::<Target>() else {
+            return Ok(self.default.clone());
+        };
+        let known = self.routes.iter().find(|known| known.target == *target);
+        match known {
+            Some(known)
+                if known.target.authority() != target.authority()
+                    || known.target.scheme() != target.scheme() =>
+            {
+                Err(OTHER_HOST)
+            }
+            Some(known) => Ok(Some(Route {
+                target: target.clone(),
+                authorize: known.authorize.clone(),
+            })),
+            // The caller's own credential is one for it.
+            None if target.platform() == Platform::ClaudeApi => Ok(Some(Route {
+                target: target.clone(),
+                authorize: None,
+            })),
+            None => Err(NOT_SET_UP),
+        }
+    }
+}

@@ -1,0 +1,3 @@
+mod conversation;
+mod headroom;
+mod health;
