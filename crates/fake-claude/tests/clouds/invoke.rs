@@ -302,6 +302,7 @@ async fn fault_is_an_exception_of_the_service() {
             let answer = ask(&fake, path, json!({})).await;
             assert_error(&answer, status, name, part);
             assert_eq!(answer.header("content-type"), "application/json");
+            assert_eq!(fake.log().last().unwrap().status, status);
         }
     }
     let fake = bedrock();

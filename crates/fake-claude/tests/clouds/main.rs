@@ -1,5 +1,6 @@
 //! Cloud platforms: their paths, credentials, errors, streams, limits and caches.
 
+mod any;
 mod frames;
 mod hosts;
 mod invoke;
