@@ -28,6 +28,16 @@ pub trait Authorize: Send + Sync {
     }
 }
 
+impl<A: Authorize + ?Sized> Authorize for Arc<A> {
+    fn authorize(&self, head: &mut Parts, body: &Bytes, now: SystemTime) -> Authorization {
+        A::authorize(self, head, body, now)
+    }
+
+    fn reject(&self, number: u64) -> bool {
+        A::reject(self, number)
+    }
+}
+
 /// The result of [`Authorize::authorize`].
 pub enum Authorization {
     /// The head carries the credential with this number. A later credential has another number.

@@ -252,7 +252,11 @@ fn layers(
         (Some(_), false) => boxed(layers.layer(client)),
         (Some(_), true) => boxed(layers.layer(cloud.layer(client))),
         (None, false) => boxed(layers.with_cache(Identity::new()).layer(client)),
-        (None, true) => boxed(layers.with_cache(Identity::new()).layer(cloud.layer(client))),
+        (None, true) => boxed(
+            layers
+                .with_cache(Identity::new())
+                .layer(cloud.layer(client)),
+        ),
     };
     Ok(Layers {
         stack,
@@ -268,12 +272,14 @@ fn targets(config: &UpstreamConfig) -> Result<(Option<SpreadLayer>, CloudLayer),
     for entry in &config.targets {
         let target = entry.target(&config.url);
         let target = target.map_err(|_| "a target is not valid")?;
-        if let Some(credentials) = credentials::authorize(entry, &target)? {
-            cloud = cloud.with_credentials(&target, credentials);
-        }
+        cloud = match credentials::authorize(entry, &target)? {
+            Some(credentials) => cloud.with_target(target.clone(), credentials),
+            None => cloud.with_open_target(target.clone()),
+        };
         all.push(entry.spread_target(target));
     }
-    let spread = (!all.is_empty()).then(|| SpreadLayer::new(all).with_check(tower_claude::cloud::check));
+    let spread = SpreadLayer::new(all).with_check(tower_claude::cloud::check);
+    let spread = (!config.targets.is_empty()).then_some(spread);
     Ok((spread, cloud))
 }
 
