@@ -18,8 +18,8 @@ use crate::{config::base_url, secret::Secret};
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct TargetConfig {
-    /// The kind of target: `claude-api`, `bedrock` (`InvokeModel`, in a build with the feature
-    /// `bedrock`), `bedrock-messages` or `vertex`. Default `claude-api`, which uses `url` and `key`
+    /// The kind of target: `claude-api`, `bedrock` (`InvokeModel`, with the feature `bedrock`, which
+    /// is on by default), `bedrock-messages` or `vertex`. Default `claude-api`, which uses `url` and `key`
     /// of the upstream.
     pub platform: PlatformName,
     /// The region of Amazon Bedrock, or the region, multi-region or `global` of Vertex AI. Required
@@ -52,8 +52,8 @@ pub struct TargetConfig {
     /// runs again every five minutes, and after a token was rejected. Default: none.
     pub token_command: Vec<String>,
     /// A command that prints credentials of AWS in the form of a `credential_process`, such as
-    /// `["aws", "configure", "export-credentials", "--format", "process"]`, in a build with the
-    /// feature `bedrock`. It runs again before they expire. Default: none.
+    /// `["aws", "configure", "export-credentials", "--format", "process"]`, with the feature
+    /// `bedrock`. It runs again before they expire. Default: none.
     pub credentials_command: Vec<String>,
 }
 
