@@ -176,3 +176,31 @@ fn prompt_cache() {
     assert!(saved(documents) >= 70, "{output}");
     assert_eq!(saved(single), 0, "{output}");
 }
+
+#[test]
+fn batches() {
+    let output = output("batches");
+    assert!(output.contains("answered by batches: 200\n"), "{output}");
+    assert!(
+        output.contains("batches created in both runs: 1\n"),
+        "{output}"
+    );
+}
+
+#[test]
+fn three_clouds() {
+    let output = output("three_clouds");
+    assert!(output.starts_with("216 requests, 0 failed\n"), "{output}");
+    // Each cloud answers a part, one has an outage, and not all conversations leave their cache.
+    for host in ["api.anthropic.com", "bedrock-runtime", "aiplatform"] {
+        let mut lines = output.lines();
+        let line = lines.find(|line| line.starts_with(host)).expect("a row");
+        let answered = line.split_whitespace().nth(2).expect("a column");
+        assert!(answered.parse::<u32>().expect("a number") > 0, "{output}");
+    }
+    let last = output.lines().last().expect("a line");
+    assert!(
+        last.ends_with("of 12 stayed where their prompt cache is") && !last.starts_with('0'),
+        "{output}"
+    );
+}
