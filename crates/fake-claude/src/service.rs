@@ -362,7 +362,7 @@ async fn produce(
         Some(Fault::ErrorMidStream { after_tokens }) => {
             (tokens.min(*after_tokens), Some(ErrorReply::server_error()))
         }
-        Some(Fault::Frame { how, after_tokens }) if how.ends_json() => {
+        Some(Fault::Frame { how, after_tokens }) if how.error_type().is_some() => {
             (tokens.min(*after_tokens), Some(ErrorReply::server_error()))
         }
         _ => (tokens, None),

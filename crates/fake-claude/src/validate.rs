@@ -58,6 +58,7 @@ pub(crate) struct ValidCall {
     pub(crate) output: u64,
     pub(crate) authenticated: bool,
     pub(crate) request: Arc<ReceivedRequest>,
+    /// The shape of the request and of its response.
     pub(crate) dialect: Dialect,
     /// True if the path asks for a stream.
     pub(crate) streams_by_path: bool,
