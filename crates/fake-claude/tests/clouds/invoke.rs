@@ -253,6 +253,12 @@ async fn id_without_a_profile_of_its_region_is_rejected() {
             Err(part) => assert_error(&answer, 400, "ValidationException", part),
         }
     }
+    let government = FakeCloud::bedrock("us-gov-west-1");
+    let government = FakeClaude::builder().cloud(government).build();
+    let own = INVOKE.replace("us.", "us-gov.");
+    assert_eq!(ask(&government, &own, json!({})).await.status, 200);
+    let answer = ask(&government, INVOKE, json!({})).await;
+    assert_error(&answer, 400, "ValidationException", invalid);
     // The slash of an ARN must be encoded.
     let answer = ask(&fake, &format!("/model/{arn}/invoke"), json!({})).await;
     assert_error(&answer, 404, "UnknownOperationException", "");
@@ -336,6 +342,7 @@ async fn fault_of_a_frame_is_in_the_stream() {
     assert_eq!(last.json(), json!({"message": "Slow down"}));
     assert_eq!(fake.log()[0].charged_output, 8);
     assert!(fake.log()[0].broken_after_content);
+    assert_eq!(fake.log()[0].error_type, Some("rate_limit_error"));
 
     let (body, _) = stream(FrameFault::error("InternalFailure", "Oops")).await;
     let last = Frame::all(&body).0.pop().unwrap();
@@ -455,9 +462,9 @@ async fn fault_of_a_frame_in_a_response_without_frames_is_its_equivalent() {
 
 #[tokio::test(start_paused = true)]
 async fn body_over_the_limit_is_rejected() {
-    let text = "x".repeat(20 * 1024 * 1024);
-    let more = json!({"messages": [{"role": "user", "content": text}]});
-    let answer = ask(&bedrock(), INVOKE, more).await;
+    let body = vec![b' '; 20 * 1024 * 1024 + 1];
+    let request = post(INVOKE, &json!({})).map(|_| Full::new(body.into()));
+    let answer = send(&bedrock(), request).await;
     assert_error(
         &answer,
         400,
@@ -500,6 +507,10 @@ async fn feature_that_the_platform_lacks_is_rejected() {
         (
             json!({"tools": [{"name": "a", "input_schema": {}}, {"type": "code_execution_20250825", "name": "b"}]}),
             "tools.1: Input tag",
+        ),
+        (
+            json!({"tools": [{"type": "advisor_20260301", "name": "advisor", "model": "claude-fable-5-2"}]}),
+            "tools.0: Input tag",
         ),
         (
             json!({"tools": [{"name": "a", "input_schema": {}, "eager_input_streaming": true}]}),
