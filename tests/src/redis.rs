@@ -18,7 +18,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::{
@@ -564,14 +564,12 @@ fn output(command: &mut Command) -> String {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let mut child = command.spawn().expect("the program starts");
-    let end = Instant::now() + Duration::from_secs(60);
-    while matches!(child.try_wait(), Ok(None)) {
-        if Instant::now() >= end {
-            let _ = child.kill();
-            break;
-        }
+    let mut left = 60_000;
+    while left > 0 && matches!(child.try_wait(), Ok(None)) {
         std::thread::sleep(Duration::from_millis(1));
+        left -= 1;
     }
+    let _ = child.kill(); // does nothing after the end
     let output = child.wait_with_output().expect("the output");
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
