@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::batches::outcome::{BatchOutcome, LostCreation};
 use crate::body::FakeBody;
 use crate::fake::FakeClaude;
-use crate::fault::Fault;
+use crate::fault::{Fault, FrameFault};
 use crate::log::Attempt;
 use crate::script::Reply;
 
@@ -44,13 +44,19 @@ pub(crate) fn respond(
             fake.batch_outcome(custom_id, BatchOutcome::from_json(&value)?);
             Ok(json!({}))
         }),
+        (&Method::POST, "credentials") => parse(body).and_then(|value| {
+            let name = value["expired"].as_str();
+            fake.expire_credential(name.ok_or("expired: a string is required")?);
+            Ok(json!({}))
+        }),
         (&Method::DELETE, "") => {
             fake.clear_injected();
             Ok(json!({}))
         }
         _ => Err(format!(
             "{} {PREFIX}{path}: not a control endpoint. There are GET {PREFIX}log, POST \
-             {PREFIX}replies, POST {PREFIX}faults, POST {PREFIX}batches and DELETE {PREFIX}",
+             {PREFIX}replies, POST {PREFIX}faults, POST {PREFIX}batches, POST {PREFIX}credentials and \
+             DELETE {PREFIX}",
             parts.method
         )),
     };
@@ -127,6 +133,7 @@ fn headers(headers: &HeaderMap) -> Map<String, Value> {
         "x-goog-api-key",
         "cf-aig-authorization",
         "authorization",
+        "x-amz-security-token",
         "proxy-authorization",
         "cookie",
     ];
@@ -179,10 +186,33 @@ fn fault(value: &Value) -> Result<Fault, String> {
             after_tokens,
             duration: seconds("duration")?,
         },
+        "frame" => Fault::Frame {
+            how: frame_fault(value)?,
+            after_tokens,
+        },
         "truncated_before_content" => Fault::TruncatedBeforeContent,
         "refusal" => Fault::Refusal { after_tokens },
         "custom" => custom(value)?,
         _ => return Err(format!("fault: unknown name {name:?}")),
+    })
+}
+
+/// Reads a failure of a frame: its kind in `how`, and the texts that it needs.
+fn frame_fault(value: &Value) -> Result<FrameFault, String> {
+    let text = |field: &str| {
+        let text = value[field].as_str();
+        text.ok_or_else(|| format!("{field}: a string is required, not {}", value[field]))
+    };
+    Ok(match text("how")? {
+        "exception" => FrameFault::exception(text("name")?, text("message")?),
+        "error" => FrameFault::error(text("code")?, text("message")?),
+        "bad_checksum" => FrameFault::BadChecksum,
+        "bad_prelude" => FrameFault::BadPrelude,
+        "cut" => FrameFault::Cut,
+        "unknown_header" => FrameFault::UnknownHeader,
+        "unknown_event" => FrameFault::UnknownEvent,
+        "untyped" => FrameFault::Untyped,
+        how => return Err(format!("how: unknown name {how:?}")),
     })
 }
 

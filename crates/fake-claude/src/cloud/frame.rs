@@ -136,3 +136,63 @@ pub(crate) fn data(sse: &Bytes) -> &str {
     let data = text.split_once("\ndata: ").map_or("", |(_, data)| data);
     data.trim_end_matches('\n')
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{chunk, chunk_payload, data, encode, with_bad_checksum, with_bad_prelude};
+
+    /// Frames of the tests of <https://github.com/awslabs/aws-c-event-stream> (Apache-2.0), in
+    /// `tests/message_deserializer_test.c`.
+    const NO_HEADERS: &[u8] = &[
+        0x00, 0x00, 0x00, 0x1D, 0x00, 0x00, 0x00, 0x00, 0xfd, 0x52, 0x8c, 0x5a, 0x7b, 0x27, 0x66,
+        0x6f, 0x6f, 0x27, 0x3a, 0x27, 0x62, 0x61, 0x72, 0x27, 0x7d, 0xc3, 0x65, 0x39, 0x36,
+    ];
+    const ONE_HEADER: &[u8] = &[
+        0x00, 0x00, 0x00, 0x3D, 0x00, 0x00, 0x00, 0x20, 0x07, 0xFD, 0x83, 0x96, 0x0C, b'c', b'o',
+        b'n', b't', b'e', b'n', b't', b'-', b't', b'y', b'p', b'e', 0x07, 0x00, 0x10, b'a', b'p',
+        b'p', b'l', b'i', b'c', b'a', b't', b'i', b'o', b'n', b'/', b'j', b's', b'o', b'n', 0x7b,
+        0x27, 0x66, 0x6f, 0x6f, 0x27, 0x3a, 0x27, 0x62, 0x61, 0x72, 0x27, 0x7d, 0x8D, 0x9C, 0x08,
+        0xB1,
+    ];
+
+    #[test]
+    fn frames_are_those_of_other_implementations() {
+        assert_eq!(encode(&[], b"{'foo':'bar'}"), NO_HEADERS);
+        let headers = [("content-type", "application/json")];
+        assert_eq!(encode(&headers, b"{'foo':'bar'}"), ONE_HEADER);
+    }
+
+    #[test]
+    fn spoiled_frames_differ_in_one_checksum() {
+        let frame = encode(&[], b"{'foo':'bar'}");
+        let differing = |other: &[u8]| {
+            let pairs = frame.iter().zip(other).enumerate();
+            pairs
+                .filter(|(_, (a, b))| a != b)
+                .map(|(index, _)| index)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            differing(&with_bad_checksum(frame.clone())),
+            [frame.len() - 1]
+        );
+        assert_eq!(differing(&with_bad_prelude(frame.clone())), [8]);
+    }
+
+    #[test]
+    fn chunk_holds_its_event_in_base64() {
+        let event = "{\"type\":\"message_stop\"}";
+        let payload: serde_json::Value =
+            serde_json::from_str(&chunk_payload(event)).expect("it is JSON");
+        assert_eq!(payload["bytes"], "eyJ0eXBlIjoibWVzc2FnZV9zdG9wIn0=");
+        let frame = chunk(event);
+        let length = u32::from_be_bytes(frame[..4].try_into().expect("four bytes"));
+        assert_eq!(length as usize, frame.len());
+    }
+
+    #[test]
+    fn data_of_an_event_is_its_json() {
+        let sse = "event: ping\ndata: {\"type\":\"ping\"}\n\n".into();
+        assert_eq!(data(&sse), "{\"type\":\"ping\"}");
+    }
+}

@@ -295,3 +295,217 @@ fn squeezed(value: &[u8]) -> String {
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use http::{HeaderMap, HeaderName, HeaderValue};
+
+    use super::{
+        Signature, SignatureError, SignedRequest, canonical_path, canonical_query, check_time,
+        seconds,
+    };
+
+    const VECTORS: &str = include_str!("../../tests/data/sigv4_vectors.txt");
+    const SECRET: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
+
+    /// A request of the test suite.
+    struct Vector {
+        name: &'static str,
+        method: &'static str,
+        path: &'static str,
+        query: &'static str,
+        headers: HeaderMap,
+        body: &'static str,
+    }
+
+    impl Vector {
+        fn parse(text: &'static str) -> Self {
+            let (name, text) = text.split_once('\n').expect("a name");
+            let (head, body) = text.split_once("\n\n").unwrap_or((text, ""));
+            let mut lines = head.lines();
+            let line = lines.next().expect("a request line");
+            let (method, line) = line.split_once(' ').expect("a method");
+            let target = line.strip_suffix(" HTTP/1.1").unwrap_or(line);
+            let (path, query) = target.split_once('?').unwrap_or((target, ""));
+            let headers = lines.map(|line| {
+                let (name, value) = line.split_once(':').expect("a header");
+                let name: HeaderName = name.trim().parse().expect("a name");
+                let value = HeaderValue::from_bytes(value.trim().as_bytes()).expect("a value");
+                (name, value)
+            });
+            let mut map = HeaderMap::new();
+            for (name, value) in headers {
+                map.append(name, value);
+            }
+            Self {
+                name,
+                method,
+                path,
+                query,
+                headers: map,
+                body: body.trim_end_matches('\n'),
+            }
+        }
+
+        fn all() -> Vec<Self> {
+            let texts = VECTORS.split("=== ").skip(1);
+            texts.map(Self::parse).collect()
+        }
+
+        fn request(&self) -> SignedRequest<'_> {
+            SignedRequest {
+                method: self.method,
+                path: self.path,
+                query: self.query,
+                headers: &self.headers,
+                authority: None,
+                body: self.body.as_bytes(),
+            }
+        }
+
+        fn verify(&self, secret: &str) -> Result<(), SignatureError> {
+            Signature::parse(&self.headers)?.verify(&self.request(), secret)
+        }
+    }
+
+    #[test]
+    fn signed_requests_of_the_test_suite_are_accepted() {
+        let vectors = Vector::all();
+        assert_eq!(vectors.len(), 20);
+        for vector in vectors {
+            assert_eq!(vector.verify(SECRET), Ok(()), "{}", vector.name);
+        }
+    }
+
+    #[test]
+    fn changed_requests_of_the_test_suite_are_rejected() {
+        let is_mismatch = |result| matches!(result, Err(SignatureError::Mismatch { .. }));
+        for vector in Vector::all() {
+            assert!(is_mismatch(vector.verify("another")), "{}", vector.name);
+            let signature = Signature::parse(&vector.headers).expect("a signature");
+            let other = SignedRequest {
+                method: "PUT",
+                ..vector.request()
+            };
+            assert!(
+                is_mismatch(signature.verify(&other, SECRET)),
+                "{}",
+                vector.name
+            );
+            let other = SignedRequest {
+                path: "/other",
+                ..vector.request()
+            };
+            assert!(
+                is_mismatch(signature.verify(&other, SECRET)),
+                "{}",
+                vector.name
+            );
+            let other = SignedRequest {
+                query: "a=b",
+                ..vector.request()
+            };
+            assert!(
+                is_mismatch(signature.verify(&other, SECRET)),
+                "{}",
+                vector.name
+            );
+            let other = SignedRequest {
+                body: b"other",
+                ..vector.request()
+            };
+            assert!(
+                is_mismatch(signature.verify(&other, SECRET)),
+                "{}",
+                vector.name
+            );
+            let mut headers = vector.headers.clone();
+            headers.insert("host", HeaderValue::from_static("example.com"));
+            let other = SignedRequest {
+                headers: &headers,
+                ..vector.request()
+            };
+            assert!(
+                is_mismatch(signature.verify(&other, SECRET)),
+                "{}",
+                vector.name
+            );
+        }
+    }
+
+    #[test]
+    fn header_of_aws_that_is_not_signed_is_rejected() {
+        let mut vector = Vector::all().remove(0);
+        let token = HeaderValue::from_static("token");
+        vector.headers.insert("x-amz-security-token", token);
+        let unsigned = SignatureError::Unsigned("x-amz-security-token".to_owned());
+        assert_eq!(vector.verify(SECRET), Err(unsigned));
+    }
+
+    #[test]
+    fn signed_headers_that_are_unsorted_or_repeated_are_rejected() {
+        for signed in ["x-amz-date;host", "host;host;x-amz-date", "Host;x-amz-date"] {
+            let mut headers = HeaderMap::new();
+            let value = format!(
+                "AWS4-HMAC-SHA256 Credential=A/20150830/us-east-1/bedrock/aws4_request, SignedHeaders={signed}, Signature=00"
+            );
+            headers.insert(
+                "authorization",
+                HeaderValue::try_from(value).expect("a value"),
+            );
+            let error = Signature::parse(&headers).expect_err("it is malformed");
+            assert!(
+                matches!(error, SignatureError::Incomplete(_)),
+                "{signed}: {error:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn path_is_encoded_once_more() {
+        // The second is the canonical path of `double-encode-path` of the test suite.
+        let cases = [
+            (
+                "/model/us.anthropic.claude-v1:0/invoke",
+                "/model/us.anthropic.claude-v1%3A0/invoke",
+            ),
+            (
+                "/test/@connections/JBDvjfGEIAMCERw%3D",
+                "/test/%40connections/JBDvjfGEIAMCERw%253D",
+            ),
+            ("/model/a%2Fb/invoke", "/model/a%252Fb/invoke"),
+            ("", "/"),
+            ("/a/..", "/"),
+            ("/a/", "/a/"),
+        ];
+        for (path, canonical) in cases {
+            assert_eq!(canonical_path(path), canonical);
+        }
+    }
+
+    #[test]
+    fn query_is_sorted_by_its_encoded_pairs() {
+        assert_eq!(
+            canonical_query("b=1&a=%7e&a&c=a%2Fb&a="),
+            "a=&a=&a=~&b=1&c=a%2Fb"
+        );
+    }
+
+    #[test]
+    fn time_beyond_five_minutes_is_rejected() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-amz-date", HeaderValue::from_static("20150830T123600Z"));
+        let at = Duration::from_secs(seconds("20150830T123600Z").expect("a date"));
+        for (offset, is_near) in [(0, true), (300, true), (301, false)] {
+            let offset = Duration::from_secs(offset);
+            for now in [UNIX_EPOCH + at + offset, UNIX_EPOCH + at - offset] {
+                assert_eq!(check_time(&headers, now).is_ok(), is_near, "{offset:?}");
+            }
+        }
+        headers.insert("x-amz-date", HeaderValue::from_static("yesterday"));
+        let result = check_time(&headers, UNIX_EPOCH);
+        assert!(matches!(result, Err(SignatureError::Incomplete(_))));
+    }
+}
