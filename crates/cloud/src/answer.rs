@@ -90,8 +90,9 @@ pub(crate) fn is_expired(head: &Parts) -> bool {
 /// Returns the error in a body that was read, in the terms of the Claude API. `None` if the body
 /// stays as it is.
 pub(crate) fn error_in(head: &Parts, body: &[u8]) -> Option<ApiError> {
+    let is_message = || matches!(JsonResponse::of(body), JsonResponse::Message);
     let is_error =
-        !head.status.is_success() || matches!(JsonResponse::of(body), JsonResponse::Error(_));
+        !head.status.is_success() || ApiError::parse_any(body).is_some() && !is_message();
     let mut error = claude_error(head.status, &head.headers, body).filter(|_| is_error)?;
     if error.request_id.is_none() {
         let id = head.headers.get(AMAZON_REQUEST_ID);

@@ -133,6 +133,7 @@ fn headers(headers: &HeaderMap) -> Map<String, Value> {
         "x-goog-api-key",
         "cf-aig-authorization",
         "authorization",
+        "x-amz-security-token",
         "proxy-authorization",
         "cookie",
     ];

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
+use crate::cloud::answer;
 use crate::config::{Config, HeaderSnapshot};
 use crate::fault::Fault;
 use crate::headers::{PoolKind, Snapshot};
@@ -45,7 +46,7 @@ pub(crate) fn decide(
     let attempt = &mut state.log[index];
     match &decision {
         Decision::Refuse(reply, _) => {
-            attempt.status = reply.status.as_u16();
+            attempt.status = answer::status(call.dialect, reply).as_u16();
             attempt.error_type = Some(reply.kind).filter(|kind| !kind.is_empty());
             attempt.error_code = reply.code;
             attempt.finished_at = Some(now.since_start());

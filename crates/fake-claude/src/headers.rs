@@ -63,13 +63,13 @@ pub(crate) fn identity(
 ) {
     headers.reserve(24);
     if let Ok(value) = HeaderValue::from_str(request_id) {
-        match platform {
-            Platform::Claude => {}
-            Platform::Vertex => {}
-            Platform::Aws | Platform::Bedrock => {
-                drop(headers.insert("x-amzn-requestid", value.clone()))
-            }
-            Platform::Foundry => drop(headers.insert("apim-request-id", value.clone())),
+        let own = match platform {
+            Platform::Claude | Platform::Vertex => None,
+            Platform::Aws | Platform::Bedrock => Some("x-amzn-requestid"),
+            Platform::Foundry => Some("apim-request-id"),
+        };
+        if let Some(name) = own {
+            headers.insert(name, value.clone());
         }
         headers.insert("request-id", value);
     }

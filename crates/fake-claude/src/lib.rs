@@ -3,12 +3,13 @@
 //!
 //! **What it does.** [`FakeClaude`] answers `POST /v1/messages` (JSON and SSE), `POST
 //! /v1/messages/count_tokens`, `GET /v1/models`, `GET /v1/models/{id}` and the endpoints below
-//! `/v1/messages/batches`, also behind the prefix of a gateway. A key is accepted in `x-api-key`, `api-key` or as Bearer. It has token buckets per
-//! rate group and rejects requests like the API, with the API's headers and error bodies. On a
-//! port it speaks HTTP/1 and HTTP/2 without TLS (prior knowledge). Faults can be injected
-//! ([`Fault`]) or scheduled ([`Incident`]). Every request is logged as an [`Attempt`]. Its
-//! accounting ([`model`]) shares no code with this project's limiter, so that each checks the
-//! other.
+//! `/v1/messages/batches`, also behind the prefix of a gateway. A key is accepted in `x-api-key`,
+//! `api-key` or as Bearer. With a [`FakeCloud`] it has the endpoints of Amazon Bedrock or of Google
+//! Cloud in their place. It has token buckets per rate group and rejects requests like the API,
+//! with the API's headers and error bodies. On a port it speaks HTTP/1 and HTTP/2 without TLS
+//! (prior knowledge). Faults can be injected ([`Fault`]) or scheduled ([`Incident`]). Every request
+//! is logged as an [`Attempt`]. Its accounting ([`model`]) shares no code with this project's
+//! limiter, so that each checks the other.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -80,6 +81,32 @@
 //! rate group `batches` and [`FakeClaudeBuilder::batch_queue`]. The requests of a batch take
 //! nothing from the limits of Messages. All keys see the same batches, which are kept until they
 //! are deleted.
+//!
+//! **Clouds.** [`FakeClaudeBuilder::cloud`] makes a server one account in one region or location of
+//! a cloud platform. Its limits, prompt cache, faults and log are its own, so a test with several
+//! targets has one server for each, on ports of their own or behind [`FakeHosts`]. The checks, limits
+//! and caches are those of the Claude API, to which requests are translated and from which responses
+//! are.
+//!
+//! | | [`FakeCloud::bedrock`] | [`FakeCloud::bedrock_messages`] | [`FakeCloud::vertex`] |
+//! |---|---|---|---|
+//! | Paths | `/model/{id}/invoke`, `/model/{id}/invoke-with-response-stream`, and those of the next column | `/anthropic/v1/messages`, `/anthropic/v1/messages/count_tokens` | `/v1/projects/{project}/locations/{location}/publishers/anthropic/models/{id}:rawPredict`, `:streamRawPredict`, `count-tokens:rawPredict` |
+//! | Credentials | Signature Version 4 for `bedrock`, Bearer | the same for `bedrock-mantle`, Bearer, `x-api-key` | Bearer |
+//! | Models | a profile of the region (`us.anthropic.…`) or an ARN, but no base model | `anthropic.…` | the id, up to 4.5 with a date (`claude-opus-4-5@20251101`) |
+//! | Version | `anthropic_version` in the body, `2026-10-21` from 4.7 on | header, the same from 4.7 on | `anthropic_version` in the body |
+//! | Betas | `anthropic_beta` in the body | header | header, none for counting |
+//! | Streams | event stream of AWS, with metrics in the last event | SSE | SSE |
+//! | Errors | `{"message": …}` with `x-amzn-errortype` | of the Claude API | of Google for credentials, quotas and unknown models, in a list for `streamRawPredict`, else of the Claude API |
+//! | Limits | by model, input and output together, with `max_tokens` held | by model | by lineage on global and multi-region endpoints, else by model |
+//! | Largest body | 20 MiB | 20 MiB | 30 MiB |
+//!
+//! None of them sends rate-limit headers or `retry-after`. Betas and features that a platform lacks
+//! are rejected. A [`FakeCredential`] can expire, and [`FakeClaude::expire_credential`] ends it at
+//! once. [`Fault::Frame`] spoils event streams. The prompt cache belongs to the account and the
+//! location. On Google the first KiB of the body selects one of several
+//! ([`FakeCloud::cache_stores`]). Thinking of some models is bound to its account
+//! ([`FakeClaudeBuilder::reject_foreign_thinking`]). Not simulated: guardrails, files, Converse and
+//! the counting of InvokeModel.
 //!
 //! **Control over HTTP**, for programs in other languages. The binary `fake-claude` (feature `cli`)
 //! opens a port, and every port has these endpoints:

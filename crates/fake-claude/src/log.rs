@@ -48,7 +48,8 @@ pub struct Attempt {
     pub retry_count: Option<u32>,
     /// Status of the response. 0 before it is sent, and for a reset.
     pub status: u16,
-    /// `error.type` of an error response or an `error` event.
+    /// `error.type` of an error response or an `error` event. On a cloud it is that of the same
+    /// error of the Claude API.
     pub error_type: Option<&'static str>,
     /// `error.details.error_code` of an error response.
     pub error_code: Option<&'static str>,

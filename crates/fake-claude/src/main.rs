@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Parser;
-use tower_claude_fake_claude::{FakeClaude, GroupLimits};
+use tower_claude_fake_claude::{FakeClaude, FakeCloud, GroupLimits};
 
 /// A fake Claude API that enforces rate limits and fails on request.
 ///
@@ -30,6 +30,35 @@ struct Args {
     /// The only accepted key. Default: any.
     #[arg(long)]
     api_key: Option<String>,
+    /// A cloud platform in place of the Claude API: `bedrock:REGION`, `bedrock-messages:REGION` or
+    /// `vertex:PROJECT:LOCATION`.
+    #[arg(long, value_parser = cloud)]
+    cloud: Option<FakeCloud>,
+    /// An accepted bearer token of the cloud. Default: any credential.
+    #[arg(long, requires = "cloud")]
+    bearer: Vec<String>,
+    /// An accepted access key of AWS as `ID:SECRET`. Default: any credential.
+    #[arg(long, requires = "cloud", value_parser = access_key)]
+    access_key: Vec<(String, String)>,
+}
+
+/// Parses a cloud platform and its location.
+fn cloud(text: &str) -> Result<FakeCloud, String> {
+    let parts: Vec<&str> = text.split(':').collect();
+    match parts[..] {
+        _ if parts.contains(&"") => Err("a part is empty".to_owned()),
+        ["bedrock", region] => Ok(FakeCloud::bedrock(region)),
+        ["bedrock-messages", region] => Ok(FakeCloud::bedrock_messages(region)),
+        ["vertex", project, location] => Ok(FakeCloud::vertex(project, location)),
+        _ => {
+            Err("not bedrock:REGION, bedrock-messages:REGION or vertex:PROJECT:LOCATION".to_owned())
+        }
+    }
+}
+
+fn access_key(text: &str) -> Result<(String, String), String> {
+    let (id, secret) = text.split_once(':').ok_or("not ID:SECRET")?;
+    Ok((id.to_owned(), secret.to_owned()))
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -48,6 +77,15 @@ async fn main() -> std::io::Result<()> {
     }
     if let Some(key) = args.api_key {
         builder = builder.api_key(key);
+    }
+    if let Some(mut cloud) = args.cloud {
+        for token in args.bearer {
+            cloud = cloud.bearer(token);
+        }
+        for (id, secret) in args.access_key {
+            cloud = cloud.access_key(id, secret);
+        }
+        builder = builder.cloud(cloud);
     }
     let server = builder.build().serve_on(args.listen).await?;
     println!("{}", server.url());

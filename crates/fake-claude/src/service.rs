@@ -127,7 +127,7 @@ fn serve(
         Err(reply) => {
             let mut state = shared.lock();
             let attempt = &mut state.log[index];
-            attempt.status = reply.status.as_u16();
+            attempt.status = answer::status(call.dialect, &reply).as_u16();
             attempt.error_type = Some(reply.kind);
             attempt.completed = false;
             drop(state);
@@ -289,7 +289,8 @@ async fn message(
         HeaderSnapshot::Response => snapshot(&mut shared.lock(), call, shared.now()),
     };
     if let Some(reply) = error {
-        attempt.error(Some(reply.status.as_u16()), reply.kind);
+        let status = answer::status(call.dialect, &reply).as_u16();
+        attempt.error(Some(status), reply.kind);
         attempt.end(AttemptEnd::Broken);
         return refuse(shared, call, index, &reply, levels.as_ref());
     }

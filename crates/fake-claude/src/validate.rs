@@ -170,7 +170,9 @@ pub(crate) fn check_body(
     call: &mut ValidCall,
 ) -> Result<(), ErrorReply> {
     check_fields(config, headers, bytes, known, call)?;
-    if call.endpoint != Endpoint::Messages {
+    let is_signed = || std::str::from_utf8(bytes).is_ok_and(|text| text.contains("\"signature\""));
+    let may_differ = headers.contains_key("anthropic-beta") || is_signed();
+    if call.endpoint != Endpoint::Messages || !may_differ {
         return Ok(());
     }
     let Some(body) = Body::read(headers, bytes) else {

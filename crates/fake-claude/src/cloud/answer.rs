@@ -90,6 +90,15 @@ pub(crate) fn usage(headers: &mut HeaderMap, message: &ReplyMessage, output: u64
     }
 }
 
+/// Returns the status of an error on its platform.
+pub(crate) fn status(dialect: Dialect, reply: &ErrorReply) -> StatusCode {
+    let own = match (dialect, reply.front, &reply.custom) {
+        (Dialect::Invoke, None, None) => exception(reply.status.as_u16(), None).0,
+        _ => return reply.status,
+    };
+    StatusCode::from_u16(own).unwrap_or(reply.status)
+}
+
 /// Returns an error in the shape of its platform.
 pub(crate) fn error(
     cloud: &FakeCloud,
@@ -144,8 +153,8 @@ fn exception(status: u16, dimension: Option<Dimension>) -> (u16, &'static str, &
 }
 
 fn amazon(reply: &ErrorReply) -> CloudError {
-    let (status, name, message) = match reply.front {
-        Some(name) => (reply.status.as_u16(), name, ""),
+    let (_, name, message) = match reply.front {
+        Some(name) => (0, name, ""),
         None => exception(reply.status.as_u16(), reply.dimension),
     };
     let message = if message.is_empty() {
@@ -161,7 +170,7 @@ fn amazon(reply: &ErrorReply) -> CloudError {
     let kind = HeaderValue::try_from(format!("{name}{CORAL}"));
     let kind = kind.map(|kind| (HeaderName::from_static("x-amzn-errortype"), kind));
     CloudError {
-        status: StatusCode::from_u16(status).unwrap_or(reply.status),
+        status: status(Dialect::Invoke, reply),
         headers: kind.into_iter().collect(),
         body: body.to_string().into(),
         is_from_model: false,
