@@ -14,6 +14,9 @@ use tower_claude_wire::{
     is_compressed, is_event_stream, is_json,
 };
 
+#[cfg(feature = "bedrock")]
+use crate::bedrock::{InvocationMetrics, ReportedMetrics};
+
 /// The response header with the name of the target.
 pub const TARGET: HeaderName = HeaderName::from_static("x-tower-claude-target");
 
@@ -121,10 +124,11 @@ pub(crate) fn replace_error(head: &mut Parts, native: Bytes, error: &ApiError) -
 
 /// Changes the head of a stream that is decoded.
 #[cfg(feature = "bedrock")]
-pub(crate) fn describe_events(headers: &mut HeaderMap) {
+pub(crate) fn describe_events(head: &mut Parts, metrics: ReportedMetrics) {
     let events = HeaderValue::from_static("text/event-stream; charset=utf-8");
-    headers.insert(CONTENT_TYPE, events);
-    headers.remove(CONTENT_LENGTH);
+    head.headers.insert(CONTENT_TYPE, events);
+    head.headers.remove(CONTENT_LENGTH);
+    head.extensions.insert(metrics);
 }
 
 /// Says in a response where it was served, and what was lost.
@@ -153,8 +157,8 @@ pub(crate) fn label(
         headers.insert(REQUEST_ID, id);
     }
     #[cfg(feature = "bedrock")]
-    if let Some(metrics) = crate::bedrock::InvocationMetrics::from_headers(headers) {
-        extensions.insert(metrics);
+    if let Some(metrics) = InvocationMetrics::from_headers(headers) {
+        extensions.insert(ReportedMetrics::known(metrics));
     }
     extensions.insert(target.clone());
     extensions.insert(losses.clone());

@@ -298,3 +298,40 @@ fn ramp_allows_double_traffic_and_restarts_after_a_pause() {
     assert_eq!(refused.dimension, Dimension::Ramp);
     assert_eq!(refused.retry_after, Duration::from_millis(750));
 }
+
+#[test]
+fn combined_limit_charges_input_and_weighted_output() {
+    let limits = GroupLimits::unlimited()
+        .with_combined_tokens_per_minute(1_000)
+        .with_output_weight(5);
+    let level = |accounting: &mut Accounting| {
+        let gauges = accounting.gauges(0, "m");
+        gauges.combined_tokens.expect("it is set").level
+    };
+    for holds in [false, true] {
+        let mut accounting = Accounting::new(limits.clone().with_held_max_tokens(holds));
+        let charge = Charge {
+            input_estimate: 300,
+            max_output: 200,
+        };
+        let id = accounting.admit(0, "m", charge).expect("it fits");
+        assert_eq!(level(&mut accounting), if holds { 500 } else { 700 });
+        accounting.correct_input(0, id, 100);
+        accounting.produce(0, id, 10);
+        accounting.produce(0, id, 10);
+        assert_eq!(level(&mut accounting), if holds { 700 } else { 800 });
+        accounting.finish(0, id);
+        assert_eq!(level(&mut accounting), 800);
+        accounting.finish(0, id);
+        assert_eq!(level(&mut accounting), 800);
+    }
+    let mut accounting = Accounting::new(limits.with_held_max_tokens(true));
+    let charge = Charge {
+        input_estimate: 1,
+        max_output: 1_000,
+    };
+    let rejected = accounting
+        .admit(0, "m", charge)
+        .expect_err("it does not fit");
+    assert_eq!(rejected.dimension, Dimension::Tokens);
+}

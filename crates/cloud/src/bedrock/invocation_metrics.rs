@@ -1,6 +1,9 @@
 //! The token counts that Bedrock reports beside a message.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use http::HeaderMap;
 use tower_claude_wire::{Fields, Usage};
@@ -77,5 +80,42 @@ impl InvocationMetrics {
                 self.cache_write_input_tokens,
                 usage.cache_creation_input_tokens,
             )
+    }
+}
+
+/// The metrics of a response, in its extensions. A stream reports them in its last event.
+///
+/// ```
+/// use tower_claude_cloud::bedrock::ReportedMetrics;
+///
+/// # fn read(response: &http::Response<()>) {
+/// // After the body was read to its end.
+/// let reported = response.extensions().get::<ReportedMetrics>();
+/// if let Some(metrics) = reported.and_then(ReportedMetrics::get) {
+///     println!("first byte after {:?}", metrics.first_byte_latency);
+/// }
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct ReportedMetrics(Arc<OnceLock<InvocationMetrics>>);
+
+impl ReportedMetrics {
+    /// Creates the handle of metrics that are known already.
+    #[must_use]
+    pub fn known(metrics: InvocationMetrics) -> Self {
+        let handle = Self::default();
+        handle.set(metrics);
+        handle
+    }
+
+    /// Returns the metrics. `None` as long as the response has not reported them.
+    #[must_use]
+    pub fn get(&self) -> Option<&InvocationMetrics> {
+        self.0.get()
+    }
+
+    /// Records the first metrics of a response. Later ones are ignored.
+    pub(super) fn set(&self, metrics: InvocationMetrics) {
+        let _ = self.0.set(metrics);
     }
 }

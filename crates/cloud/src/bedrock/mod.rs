@@ -11,7 +11,7 @@ mod sigv4;
 mod stream;
 
 pub use credentials::Credentials;
-pub use invocation_metrics::InvocationMetrics;
+pub use invocation_metrics::{InvocationMetrics, ReportedMetrics};
 pub use sign::SignError;
 pub use sigv4::{SigV4, aws_service};
 pub use stream::EventStreamDecoder;

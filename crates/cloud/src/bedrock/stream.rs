@@ -10,7 +10,7 @@ use tower_claude_wire::{ApiError, Fields, cloud::aws_error_type, json_text};
 
 use super::{
     frames::{BrokenFrame, FrameReader},
-    invocation_metrics::InvocationMetrics,
+    invocation_metrics::{InvocationMetrics, ReportedMetrics},
 };
 
 /// The key that Bedrock adds to the last event of a stream.
@@ -49,7 +49,7 @@ struct State {
     has_end: bool,
     /// Nothing more is read.
     is_over: bool,
-    metrics: Option<InvocationMetrics>,
+    metrics: ReportedMetrics,
 }
 
 impl EventStreamDecoder {
@@ -100,10 +100,10 @@ impl EventStreamDecoder {
         self.state.is_over
     }
 
-    /// Returns the metrics in the last event. `None` before that event, or if it has none.
+    /// Returns the handle that has the metrics after the last event.
     #[must_use]
-    pub const fn metrics(&self) -> Option<&InvocationMetrics> {
-        self.state.metrics.as_ref()
+    pub const fn metrics(&self) -> &ReportedMetrics {
+        &self.state.metrics
     }
 }
 
@@ -155,7 +155,8 @@ impl State {
                 "type" => kind = json_text(field.value_in(json)),
                 "completion" => is_completion = true,
                 METRICS if metrics.is_none() => {
-                    self.metrics = Some(InvocationMetrics::from_json(field.value_in(json)));
+                    let reported = InvocationMetrics::from_json(field.value_in(json));
+                    self.metrics.set(reported);
                     metrics = Some(before.unwrap_or(field.span.start)..field.span.end);
                 }
                 _ => {}
@@ -255,7 +256,7 @@ impl fmt::Debug for EventStreamDecoder {
         f.debug_struct("EventStreamDecoder")
             .field("is_over", &self.state.is_over)
             .field("has_end", &self.state.has_end)
-            .field("metrics", &self.state.metrics)
+            .field("metrics", &self.state.metrics.get())
             .finish_non_exhaustive()
     }
 }

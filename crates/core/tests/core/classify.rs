@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use tower::ServiceExt as _;
 use tower_claude_core::{
     BoxError, Class, Classify, ClassifyResponse, ClaudeClassify, HttpClassify, Kind, Reach,
+    STREAM_TRUNCATED,
 };
 use tower_claude_wire::{ApiError, StreamState};
 
@@ -259,6 +260,11 @@ fn stream_errors_are_classified_by_type() {
         let class = ClassifyResponse::stream_error(&ClaudeClassify::default(), &error);
         assert_eq!(class.kind, expected, "{kind}");
     }
+    let mut broken = ApiError::new("api_error", "the stream is broken");
+    broken.error_code = Some(STREAM_TRUNCATED.to_owned());
+    let class = ClassifyResponse::stream_error(&ClaudeClassify::default(), &broken);
+    assert_eq!((class.kind, class.reach), (Kind::Truncated, Reach::Model));
+    assert!(class.is_retryable() && !class.unprocessed);
 }
 
 #[derive(Debug)]

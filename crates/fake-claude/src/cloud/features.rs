@@ -20,7 +20,8 @@ const FIELDS: [&str; 7] = [
     "thread",
 ];
 /// Tools that the server would execute, by the beginnings of their types.
-const SERVER_TOOLS: [&str; 4] = [
+const SERVER_TOOLS: [&str; 5] = [
+    "advisor_",
     "code_execution_",
     "mcp_toolset",
     "web_fetch_",
@@ -80,9 +81,8 @@ fn tools(dialect: Dialect, tools: &Value) -> Result<(), ErrorReply> {
     for (index, tool) in tools.as_array().into_iter().flatten().enumerate() {
         let kind = tool["type"].as_str().unwrap_or("custom");
         let is_server = SERVER_TOOLS.iter().any(|server| kind.starts_with(server));
-        let is_search = kind.starts_with("tool_search_tool_") && dialect == Dialect::Messages;
         let is_offered = dialect == Dialect::Vertex && kind == VERTEX_SEARCH;
-        if is_search || is_server && !is_offered {
+        if is_server && !is_offered {
             return Err(ErrorReply::invalid(format!(
                 "tools.{index}: Input tag '{kind}' found using 'type' does not match any of the expected tags: 'bash_20250124', 'custom', 'memory_20250818', 'text_editor_20250728'"
             )));

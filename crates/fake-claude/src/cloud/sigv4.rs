@@ -445,6 +445,17 @@ mod tests {
     }
 
     #[test]
+    fn date_of_another_day_than_the_scope_is_rejected() {
+        let mut vector = Vector::all().remove(0);
+        let date = HeaderValue::from_static("20210512T154045Z");
+        vector.headers.insert("x-amz-date", date);
+        assert!(matches!(
+            vector.verify(SECRET),
+            Err(SignatureError::Scope(_))
+        ));
+    }
+
+    #[test]
     fn signed_headers_that_are_unsorted_or_repeated_are_rejected() {
         for signed in ["x-amz-date;host", "host;host;x-amz-date", "Host;x-amz-date"] {
             let mut headers = HeaderMap::new();

@@ -253,6 +253,12 @@ async fn id_without_a_profile_of_its_region_is_rejected() {
             Err(part) => assert_error(&answer, 400, "ValidationException", part),
         }
     }
+    let government = FakeCloud::bedrock("us-gov-west-1");
+    let government = FakeClaude::builder().cloud(government).build();
+    let own = INVOKE.replace("us.", "us-gov.");
+    assert_eq!(ask(&government, &own, json!({})).await.status, 200);
+    let answer = ask(&government, INVOKE, json!({})).await;
+    assert_error(&answer, 400, "ValidationException", invalid);
     // The slash of an ARN must be encoded.
     let answer = ask(&fake, &format!("/model/{arn}/invoke"), json!({})).await;
     assert_error(&answer, 404, "UnknownOperationException", "");
@@ -500,6 +506,10 @@ async fn feature_that_the_platform_lacks_is_rejected() {
         (
             json!({"tools": [{"name": "a", "input_schema": {}}, {"type": "code_execution_20250825", "name": "b"}]}),
             "tools.1: Input tag",
+        ),
+        (
+            json!({"tools": [{"type": "advisor_20260301", "name": "advisor", "model": "claude-fable-5-2"}]}),
+            "tools.0: Input tag",
         ),
         (
             json!({"tools": [{"name": "a", "input_schema": {}, "eager_input_streaming": true}]}),

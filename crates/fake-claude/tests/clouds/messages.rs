@@ -118,9 +118,11 @@ async fn beta_and_feature_that_the_platform_lacks_are_rejected() {
     let request = post_messages(MESSAGES, &body(&json!({})));
     let request = with_header(request, "anthropic-beta", "interleaved-thinking-2025-05-14");
     assert_eq!(send(&mantle(), request).await.status, 200);
-    let search = json!({"tools": [{"type": "tool_search_tool_regex_20251119", "name": "s"}]});
+    let search = json!({"tools": [{"type": "web_search_20250305", "name": "web_search"}]});
     let answer = ask(&mantle(), search).await;
     assert_error(&answer, 400, "invalid_request_error", "tools.0: Input tag");
+    let search = json!({"tools": [{"type": "tool_search_tool_regex_20251119", "name": "s"}]});
+    assert_eq!(ask(&mantle(), search).await.status, 200);
     // These are in the body of this platform only.
     assert_eq!(
         ask(&mantle(), json!({"user_profile_id": "u"})).await.status,

@@ -194,12 +194,26 @@ async fn bearer_is_rejected_unless_known_and_valid() {
     );
     let mut none = request();
     none.headers_mut().remove("authorization");
+    // InvokeModel does not read this header.
+    let none = with_header(none, "x-api-key", "token");
     let name = "MissingAuthenticationTokenException";
     assert_rejected(
         &send(&fake, none).await,
         name,
         "Missing Authentication Token",
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn host_of_a_request_without_the_header_is_that_of_its_uri() {
+    let fake = signed(FakeCloud::bedrock("us-east-1"));
+    let body = invoke_body(&json!({})).to_string();
+    for (host, status) in [("localhost", 200), ("elsewhere", 403)] {
+        let mut request = Signer::default().post(INVOKE, &body);
+        request.headers_mut().remove("host");
+        *request.uri_mut() = format!("http://{host}{INVOKE}").parse().unwrap();
+        assert_eq!(send(&fake, request).await.status, status, "{host}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -206,6 +206,7 @@ async fn model_has_a_date_up_to_generation_4_5() {
         ("claude-opus-5-5@default", 200),
         ("claude-opus-4-5", 404),
         ("claude-haiku-4-5-20251001", 404),
+        ("claude-opus-5-5-20261001", 404),
         ("claude-opus-9-9", 404),
         ("anthropic.claude-opus-5-5", 404),
     ] {
