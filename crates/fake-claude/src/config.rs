@@ -5,12 +5,10 @@ use std::time::Duration;
 
 use tower_claude_wire::{Model, ModelCatalog};
 
-use crate::batches::call;
 use crate::batches::outcome::SelectOutcome;
 use crate::cloud::{FakeCloud, ids};
 use crate::fault::Incident;
 use crate::script::SelectReply;
-use crate::validate::MAX_BODY;
 
 /// Rate group of `count_tokens`, which has its own buckets.
 pub(crate) const COUNT_TOKENS: &str = "count_tokens";
@@ -66,9 +64,6 @@ pub enum Platform {
 
 /// The account that thinking of the Claude API belongs to.
 const ACCOUNT: &str = "claude-api";
-/// The limits on bodies of the clouds.
-const MAX_AWS_BODY: usize = 20 * 1024 * 1024;
-const MAX_GOOGLE_BODY: usize = 30 * 1024 * 1024;
 
 pub(crate) struct Config {
     pub(crate) time_to_first_token: Duration,
@@ -113,16 +108,6 @@ impl Config {
         match &self.cloud {
             None => Arc::clone(&model.rate_group),
             Some(cloud) => Arc::from(ids::group(cloud, &model.id)),
-        }
-    }
-
-    /// Returns the greatest length of the body of a request with this path.
-    pub(crate) fn max_body(&self, path: &str) -> usize {
-        match &self.cloud {
-            Some(cloud) if cloud.is_aws() => MAX_AWS_BODY,
-            Some(_) => MAX_GOOGLE_BODY,
-            None if path.trim_end_matches('/').ends_with(call::PATH) => call::MAX_BODY,
-            None => MAX_BODY,
         }
     }
 }

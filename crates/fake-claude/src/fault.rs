@@ -154,17 +154,26 @@ impl FrameFault {
         }
     }
 
+    /// Returns the `error.type` of the same error of the Claude API, if it is an error.
+    pub(crate) fn error_type(&self) -> Option<&'static str> {
+        let (Self::Exception { name, .. } | Self::Error { code: name, .. }) = self else {
+            return None;
+        };
+        Some(match name.as_str() {
+            "throttlingException" => "rate_limit_error",
+            "serviceUnavailableException" => "overloaded_error",
+            "modelTimeoutException" => "timeout_error",
+            "validationException" => "invalid_request_error",
+            _ => "api_error",
+        })
+    }
+
     /// Returns true if the stream continues after it.
     pub(crate) fn continues(&self) -> bool {
         !matches!(
             self,
             Self::Exception { .. } | Self::Error { .. } | Self::Cut
         )
-    }
-
-    /// Returns true if a response without frames ends with an error in its place.
-    pub(crate) fn ends_json(&self) -> bool {
-        matches!(self, Self::Exception { .. } | Self::Error { .. })
     }
 
     /// Returns true if a reader of the frames skips it.

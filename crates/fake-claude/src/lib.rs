@@ -152,6 +152,7 @@ pub mod model;
 mod models;
 mod prompt;
 mod read;
+mod receive;
 mod reply;
 mod rules;
 mod script;

@@ -30,11 +30,12 @@ use crate::log::Endpoint;
 use crate::model::CacheTokens;
 use crate::models;
 use crate::read::read;
+use crate::receive;
 use crate::reply::ErrorReply;
 use crate::script::ReceivedRequest;
 use crate::sse::{Content, ReplyMessage};
 use crate::state::{AttemptEnd, InFlightAttempt, Shared};
-use crate::validate::{self, ValidCall};
+use crate::validate::ValidCall;
 
 /// Future of a response.
 pub type ResponseFuture =
@@ -58,13 +59,13 @@ where
         let (parts, body) = request.into_parts();
         Box::pin(async move {
             let line = parts.extensions.get::<Line>().cloned();
-            let limit = fake.shared.config.max_body(parts.uri.path());
+            let limit = receive::max_body(&fake.shared.config, parts.uri.path());
             let body = read(body, limit).await?;
             if parts.uri.path().starts_with(control::PREFIX) {
                 return Ok(control::respond(&fake, &parts, body.as_ref()));
             }
             let shared = fake.shared;
-            let (mut call, problem) = validate::read(&shared, &parts, body.as_deref());
+            let (mut call, problem) = receive::facts(&shared, &parts, body.as_deref());
             call.request = Arc::new(ReceivedRequest {
                 method: parts.method,
                 uri: parts.uri,
@@ -361,7 +362,7 @@ async fn produce(
         Some(Fault::ErrorMidStream { after_tokens }) => {
             (tokens.min(*after_tokens), Some(ErrorReply::server_error()))
         }
-        Some(Fault::Frame { how, after_tokens }) if how.ends_json() => {
+        Some(Fault::Frame { how, after_tokens }) if how.error_type().is_some() => {
             (tokens.min(*after_tokens), Some(ErrorReply::server_error()))
         }
         _ => (tokens, None),

@@ -1,4 +1,4 @@
-//! Validation of a request like the API does it, up to the first error.
+//! Validation of a request like the Claude API does it, up to the first error.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::str::FromStr;
@@ -11,7 +11,6 @@ use tower_claude_wire::{Model, Peek};
 use crate::batches::call::{self, BatchCall};
 use crate::batches::rules::item_problem;
 use crate::check::{Body, IMAGE_TOKENS, Media};
-use crate::cloud::request as cloud;
 use crate::cloud::route::Dialect;
 use crate::config::{BATCHES, COUNT_TOKENS, Config, FAST_SUFFIX, Platform};
 use crate::log::Endpoint;
@@ -20,7 +19,6 @@ use crate::prompt::{self, CachedPrompt, PromptFacts};
 use crate::reply::ErrorReply;
 use crate::rules::{self, RuleSet, Speed};
 use crate::script::ReceivedRequest;
-use crate::state::Shared;
 use crate::thinking;
 
 /// The API's own limit on request bodies.
@@ -60,6 +58,7 @@ pub(crate) struct ValidCall {
     pub(crate) output: u64,
     pub(crate) authenticated: bool,
     pub(crate) request: Arc<ReceivedRequest>,
+    /// The shape of the request and of its response.
     pub(crate) dialect: Dialect,
     /// True if the path asks for a stream.
     pub(crate) streams_by_path: bool,
@@ -71,31 +70,9 @@ pub(crate) struct ValidCall {
     pub(crate) transformations: Option<String>,
 }
 
-/// Returns the facts of the request, and an error if it is invalid. `body` is `None` if it was too
-/// large.
-pub(crate) fn read(
-    shared: &Shared,
-    parts: &request::Parts,
-    body: Option<&[u8]>,
-) -> (ValidCall, Option<ErrorReply>) {
-    let mut call = ValidCall {
-        tag: parts
-            .headers
-            .get("x-fake-tag")
-            .and_then(|tag| tag.to_str().ok())
-            .map(Arc::from),
-        retry_count: number(&parts.headers, "x-stainless-retry-count"),
-        ..ValidCall::default()
-    };
-    let checked = match &shared.config.cloud {
-        None => check(&shared.config, parts, body, &mut call),
-        Some(platform) => cloud::check(shared, platform, parts, body, &mut call),
-    };
-    let problem = checked.err();
-    (call, problem)
-}
-
-fn check(
+/// Reads the facts of a request to the Claude API into `call`, up to the first error. `body` is
+/// `None` if it was too large.
+pub(crate) fn check(
     config: &Config,
     parts: &request::Parts,
     body: Option<&[u8]>,
@@ -441,6 +418,7 @@ fn accepts(
     }
 }
 
-fn number<T: FromStr>(headers: &HeaderMap, name: &'static str) -> Option<T> {
+/// Returns the number in a header.
+pub(crate) fn number<T: FromStr>(headers: &HeaderMap, name: &'static str) -> Option<T> {
     headers.get(name)?.to_str().ok()?.trim().parse().ok()
 }

@@ -210,7 +210,7 @@ mod event_streams {
     use aws_smithy_eventstream::frame::write_message_to;
     use aws_smithy_types::event_stream::{Header, HeaderValue, Message};
     use base64::{Engine as _, engine::general_purpose::STANDARD};
-    use tower_claude_cloud::bedrock::InvocationMetrics;
+    use tower_claude_cloud::bedrock::ReportedMetrics;
     use tower_claude_core::STREAM_TRUNCATED;
 
     use super::*;
@@ -310,8 +310,8 @@ mod event_streams {
         paused(async {
             let name = HeaderName::from_static("x-amzn-bedrock-input-token-count");
             let got = answer(invoke_model(), false, Reply::message().header(name, "7")).await;
-            let metrics = got.extensions.get::<InvocationMetrics>().unwrap();
-            assert_eq!(metrics.input_tokens, Some(7));
+            let reported = got.extensions.get::<ReportedMetrics>().unwrap();
+            assert_eq!(reported.get().unwrap().input_tokens, Some(7));
             assert!(got.is_complete(false));
         });
     }

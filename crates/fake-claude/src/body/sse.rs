@@ -153,6 +153,9 @@ impl SseAnswer {
                             self.stage = SseStage::Deltas;
                             continue;
                         }
+                        if let Some(kind) = how.error_type() {
+                            answer.attempt.error(None, kind);
+                        }
                         answer.attempt.end(AttemptEnd::Broken);
                         self.stage = SseStage::Done;
                         let event = match &how {

@@ -1,5 +1,7 @@
 //! No request makes a cloud panic.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 use http::{HeaderValue, Request};
 use http_body_util::Full;
@@ -7,6 +9,16 @@ use proptest::prelude::*;
 use tower_claude_fake_claude::{FakeClaude, FakeCloud};
 
 use crate::send;
+
+static CLOUDS: LazyLock<[FakeClaude; 4]> = LazyLock::new(|| {
+    let clouds = [
+        FakeCloud::bedrock("us-east-1").access_key("AKID", "secret"),
+        FakeCloud::bedrock("us-east-1"),
+        FakeCloud::bedrock_messages("us-east-1"),
+        FakeCloud::vertex("p", "global"),
+    ];
+    clouds.map(|cloud| FakeClaude::builder().cloud(cloud).build())
+});
 
 const PLACE: &str = "/v1/projects/p/locations/global/publishers/anthropic/models/";
 
@@ -89,12 +101,7 @@ proptest! {
         date in prop_oneof![Just("20150830T123600Z".to_owned()), "[ -~]{0,20}"],
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        for cloud in [
-            FakeCloud::bedrock("us-east-1").access_key("AKID", "secret"),
-            FakeCloud::bedrock("us-east-1"),
-            FakeCloud::bedrock_messages("us-east-1"),
-            FakeCloud::vertex("p", "global"),
-        ] {
+        for fake in CLOUDS.iter() {
             let Ok(request) = Request::post(&path)
                 .header("authorization", &authorization)
                 .header("anthropic-version", HeaderValue::from_static("2023-06-01"))
@@ -104,7 +111,7 @@ proptest! {
                 return Ok(());
             };
             let answer = runtime.block_on(async {
-                send(&FakeClaude::builder().cloud(cloud).build(), request).await
+                send(fake, request).await
             });
             prop_assert!((200..600).contains(&answer.status));
         }

@@ -342,6 +342,7 @@ async fn fault_of_a_frame_is_in_the_stream() {
     assert_eq!(last.json(), json!({"message": "Slow down"}));
     assert_eq!(fake.log()[0].charged_output, 8);
     assert!(fake.log()[0].broken_after_content);
+    assert_eq!(fake.log()[0].error_type, Some("rate_limit_error"));
 
     let (body, _) = stream(FrameFault::error("InternalFailure", "Oops")).await;
     let last = Frame::all(&body).0.pop().unwrap();
@@ -461,9 +462,9 @@ async fn fault_of_a_frame_in_a_response_without_frames_is_its_equivalent() {
 
 #[tokio::test(start_paused = true)]
 async fn body_over_the_limit_is_rejected() {
-    let text = "x".repeat(20 * 1024 * 1024);
-    let more = json!({"messages": [{"role": "user", "content": text}]});
-    let answer = ask(&bedrock(), INVOKE, more).await;
+    let body = vec![b' '; 20 * 1024 * 1024 + 1];
+    let request = post(INVOKE, &json!({})).map(|_| Full::new(body.into()));
+    let answer = send(&bedrock(), request).await;
     assert_error(
         &answer,
         400,
