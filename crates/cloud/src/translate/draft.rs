@@ -261,6 +261,7 @@ impl Draft<'_> {
                 model: &self.model,
                 accepts: &accepts,
                 losses,
+                replaces_tool_ids: self.rules.replaces_tool_ids,
                 needs_eager_streaming: false,
             };
             let fate = match &*field.name {

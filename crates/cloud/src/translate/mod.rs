@@ -28,7 +28,8 @@ use self::{
 /// A translator of requests for the Claude API into those of its targets. A pure function of the
 /// request, with the facts about models and betas that it needs.
 ///
-/// `system`, `tools` and `messages` stay byte for byte as they are, but for what a [`Loss`] names.
+/// `system`, `tools` and `messages` stay byte for byte as they are, but for what a
+/// [`Loss`](tower_claude_wire::cloud::Loss) names.
 /// Their translation is not translated any further by the same target.
 ///
 /// ```
@@ -58,6 +59,7 @@ use self::{
 pub struct Translator {
     catalog: Cow<'static, ModelCatalog>,
     betas: Betas,
+    replaces_tool_ids: bool,
 }
 
 impl Default for Translator {
@@ -89,6 +91,7 @@ impl Translator {
         Self {
             catalog: Cow::Borrowed(ModelCatalog::builtin()),
             betas: Betas::builtin().clone(),
+            replaces_tool_ids: false,
         }
     }
 
@@ -103,6 +106,16 @@ impl Translator {
     #[must_use]
     pub fn with_betas(mut self, betas: Betas) -> Self {
         self.betas = betas;
+        self
+    }
+
+    /// Replaces the ids of tool calls that another vendor's model has made, with a loss. By default
+    /// such a request is unportable, because the API takes ids of letters, digits, `-` and `_` only.
+    ///
+    /// Each id is replaced by its hash, in the call and in its result.
+    #[must_use]
+    pub const fn with_replaced_tool_ids(mut self) -> Self {
+        self.replaces_tool_ids = true;
         self
     }
 

@@ -220,3 +220,29 @@ fn target_is_replaced_by_one_of_the_same_name() {
         assert_eq!(script.seen()[0].headers["authorization"], "Bearer new");
     });
 }
+
+#[test]
+fn check_of_the_layer_is_what_a_call_does() {
+    let layer = CloudLayer::new()
+        .with_target(vertex(), bearer("token"))
+        .with_target(invoke_model(), bearer("token"));
+    let check = |fields: &str, target: &Target| {
+        let request = tower_claude_tests::request_with(OPUS, fields);
+        layer.check(&request, target).map_err(|reason| reason.path)
+    };
+    let plain = r#","max_tokens":5"#;
+    let container = r#","container":"c""#;
+    assert_eq!(check(plain, &vertex()), Ok(()));
+    assert_eq!(check(container, &vertex()), Err("container"));
+    assert_eq!(check(container, &Target::claude_api()), Ok(()));
+    assert_eq!(check(plain, &bedrock_messages()), Err("target"));
+    let elsewhere = vertex().with_host("evil.example").unwrap();
+    assert_eq!(check(plain, &elsewhere), Err("target"));
+    let stream = r#","stream":true"#;
+    let expected = if cfg!(feature = "bedrock") {
+        Ok(())
+    } else {
+        Err("stream")
+    };
+    assert_eq!(check(stream, &invoke_model()), expected);
+}
