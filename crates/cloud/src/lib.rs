@@ -78,19 +78,8 @@
 //! A source of credentials runs in a task of the Tokio runtime, at most one at a time. Calls wait
 //! only while there is no valid credential, for at most 30 seconds, and are then rejected with 529.
 //! A credential is fetched again five minutes before it expires, and calls use the old one meanwhile.
-//! For Google, `gcp_auth` is a source:
-//!
-//! ```ignore
-//! let provider = gcp_auth::provider().await?;
-//! let tokens = Bearer::refreshing(move || {
-//!     let provider = provider.clone();
-//!     async move {
-//!         let token = provider.token(&["https://www.googleapis.com/auth/cloud-platform"]).await?;
-//!         let expires_at = token.expires_at().into(); // its chrono time
-//!         Ok(Issued::until(token.as_str().to_owned(), expires_at))
-//!     }
-//! });
-//! ```
+//! [`Bearer::refreshing`] shows `gcp_auth` as a source for Google, and `bedrock::SigV4` shows
+//! `aws-config` as a source for AWS.
 //!
 //! # Readiness, clones, cancellation
 //! The service is always ready. Its future gets the credential, waits for the inner service and
