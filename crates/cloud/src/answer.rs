@@ -14,6 +14,9 @@ use tower_claude_wire::{
     is_compressed, is_event_stream, is_json,
 };
 
+#[cfg(feature = "bedrock")]
+use crate::bedrock::{InvocationMetrics, ReportedMetrics};
+
 /// The response header with the name of the target.
 pub const TARGET: HeaderName = HeaderName::from_static("x-tower-claude-target");
 
@@ -87,8 +90,9 @@ pub(crate) fn is_expired(head: &Parts) -> bool {
 /// Returns the error in a body that was read, in the terms of the Claude API. `None` if the body
 /// stays as it is.
 pub(crate) fn error_in(head: &Parts, body: &[u8]) -> Option<ApiError> {
+    let is_message = || matches!(JsonResponse::of(body), JsonResponse::Message);
     let is_error =
-        !head.status.is_success() || matches!(JsonResponse::of(body), JsonResponse::Error(_));
+        !head.status.is_success() || ApiError::parse_any(body).is_some() && !is_message();
     let mut error = claude_error(head.status, &head.headers, body).filter(|_| is_error)?;
     if error.request_id.is_none() {
         let id = head.headers.get(AMAZON_REQUEST_ID);
@@ -120,10 +124,11 @@ pub(crate) fn replace_error(head: &mut Parts, native: Bytes, error: &ApiError) -
 
 /// Changes the head of a stream that is decoded.
 #[cfg(feature = "bedrock")]
-pub(crate) fn describe_events(headers: &mut HeaderMap) {
+pub(crate) fn describe_events(head: &mut Parts, metrics: ReportedMetrics) {
     let events = HeaderValue::from_static("text/event-stream; charset=utf-8");
-    headers.insert(CONTENT_TYPE, events);
-    headers.remove(CONTENT_LENGTH);
+    head.headers.insert(CONTENT_TYPE, events);
+    head.headers.remove(CONTENT_LENGTH);
+    head.extensions.insert(metrics);
 }
 
 /// Says in a response where it was served, and what was lost.
@@ -152,8 +157,8 @@ pub(crate) fn label(
         headers.insert(REQUEST_ID, id);
     }
     #[cfg(feature = "bedrock")]
-    if let Some(metrics) = crate::bedrock::InvocationMetrics::from_headers(headers) {
-        extensions.insert(metrics);
+    if let Some(metrics) = InvocationMetrics::from_headers(headers) {
+        extensions.insert(ReportedMetrics::known(metrics));
     }
     extensions.insert(target.clone());
     extensions.insert(losses.clone());

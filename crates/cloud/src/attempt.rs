@@ -17,6 +17,7 @@ use tower_claude_wire::{
 use crate::{
     authorize::{Authorization, Authorize, AuthorizeError},
     config::{Config, Route},
+    translate::TOO_LONG,
 };
 
 /// The name of the layer in rejections and events.
@@ -70,10 +71,7 @@ impl Attempt {
         let bytes = match body.bytes() {
             Some(bytes) => bytes.clone(),
             None if is_claude_api(&target) => Bytes::new(),
-            None => {
-                let reason = Unportable::new("body", "too long to be translated");
-                return reject(reason, Some(target));
-            }
+            None => return reject(TOO_LONG, Some(target)),
         };
         let sent = config
             .translator
@@ -158,7 +156,7 @@ fn is_claude_api(target: &Target) -> bool {
 }
 
 /// Returns the reason why this build cannot read the answer.
-fn undecodable(target: &Target, stream: bool) -> Option<Unportable> {
+pub(crate) fn undecodable(target: &Target, stream: bool) -> Option<Unportable> {
     let needs_decoder = stream && target.dialect() == Dialect::InvokeModel;
     let why = "streams of InvokeModel need the feature `bedrock`";
     (needs_decoder && !cfg!(feature = "bedrock")).then_some(Unportable::new("stream", why))

@@ -46,15 +46,40 @@ impl Bearer {
     ///
     /// The source runs in a task of the Tokio runtime, so a caller that gives up does not end it.
     ///
+    /// With the crate `gcp_auth`, for Vertex AI:
+    ///
     /// ```
-    /// use std::time::Duration;
     /// use tower_claude_cloud::{Bearer, Issued};
     ///
-    /// let bearer = Bearer::refreshing(|| async {
-    ///     let token = String::from("from a metadata server");
-    ///     Ok(Issued::lasting(token, Duration::from_secs(3600)))
+    /// # mod gcp_auth {
+    /// #     // This crate does not depend on `gcp_auth`, which has 97 dependencies.
+    /// #     use std::{io, sync::Arc, time::SystemTime};
+    /// #     pub(crate) struct Provider;
+    /// #     impl Provider {
+    /// #         pub(crate) async fn token(&self, _: &[&str]) -> io::Result<Arc<Token>> {
+    /// #             Ok(Arc::new(Token))
+    /// #         }
+    /// #     }
+    /// #     pub(crate) struct Token;
+    /// #     impl Token {
+    /// #         pub(crate) fn as_str(&self) -> &str { "" }
+    /// #         pub(crate) fn expires_at(&self) -> SystemTime { SystemTime::UNIX_EPOCH }
+    /// #     }
+    /// #     pub(crate) async fn provider() -> io::Result<Arc<Provider>> { Ok(Arc::new(Provider)) }
+    /// # }
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// let provider = gcp_auth::provider().await?;
+    /// let bearer = Bearer::refreshing(move || {
+    ///     let provider = provider.clone();
+    ///     async move {
+    ///         let scopes = ["https://www.googleapis.com/auth/cloud-platform"];
+    ///         let token = provider.token(&scopes).await?;
+    ///         Ok(Issued::until(token.as_str().to_owned(), token.expires_at().into()))
+    ///     }
     /// });
     /// # drop(bearer);
+    /// # Ok(())
+    /// # }
     /// ```
     pub fn refreshing<S, F>(source: S) -> Self
     where

@@ -49,11 +49,11 @@ impl<B: Body<Data = Bytes> + Unpin> CloudBody<B> {
 
     /// Creates a body that decodes the event stream of `InvokeModel`.
     #[cfg(feature = "bedrock")]
-    pub(crate) fn decoded(body: B) -> Self {
+    pub(crate) fn decoded(body: B, decoder: EventStreamDecoder) -> Self {
         Self {
             repr: Repr::Decoded {
                 body: Some(body),
-                decoder: Box::default(),
+                decoder: Box::new(decoder),
             },
         }
     }

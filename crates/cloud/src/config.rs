@@ -48,24 +48,29 @@ impl Config {
         let Some(target) = extensions.get::<Target>() else {
             return Ok(self.default.clone());
         };
+        self.route_to(target).map(Some)
+    }
+
+    /// Checks that a target is set up.
+    pub(crate) fn check(&self, target: &Target) -> Result<(), Unportable> {
+        self.route_to(target).map(|_| ())
+    }
+
+    fn route_to(&self, target: &Target) -> Result<Route, Unportable> {
         let known = self.routes.iter().find(|known| known.target == *target);
-        match known {
+        let authorize = match known {
             Some(known)
                 if known.target.authority() != target.authority()
                     || known.target.scheme() != target.scheme() =>
             {
-                Err(OTHER_HOST)
+                return Err(OTHER_HOST);
             }
-            Some(known) => Ok(Some(Route {
-                target: target.clone(),
-                authorize: known.authorize.clone(),
-            })),
+            Some(known) => known.authorize.clone(),
             // The caller's own credential is one for it.
-            None if target.platform() == Platform::ClaudeApi => Ok(Some(Route {
-                target: target.clone(),
-                authorize: None,
-            })),
-            None => Err(NOT_SET_UP),
-        }
+            None if target.platform() == Platform::ClaudeApi => None,
+            None => return Err(NOT_SET_UP),
+        };
+        let target = target.clone();
+        Ok(Route { target, authorize })
     }
 }

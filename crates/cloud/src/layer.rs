@@ -2,14 +2,17 @@
 
 use std::{fmt, sync::Arc};
 
+use http::Request;
 use tower_claude_core::{
+    RequestBody,
     event::{EventSink, Observer},
-    toolkit::BufferRequest,
+    toolkit::{BufferRequest, requests_stream},
 };
-use tower_claude_wire::cloud::Target;
+use tower_claude_wire::cloud::{Target, Unportable};
 use tower_layer::Layer;
 
 use crate::{
+    attempt::undecodable,
     authorize::Authorize,
     config::{Config, Route},
     service::CloudService,
@@ -66,6 +69,20 @@ impl CloudLayer {
     /// Sets the observer that gets the events. Default: none. They go to `tracing` in any case.
     pub fn with_observer(self, observer: impl Observer + 'static) -> Self {
         self.edit(|config| config.observers = EventSink::new(observer))
+    }
+
+    /// Checks that this layer and a target can serve a request. Suits the `with_check` of the
+    /// spread layer, which then chooses among the targets that can.
+    ///
+    /// # Errors
+    /// Names the field or the header that the target cannot serve, or `target` if it is not set up
+    /// in this layer.
+    pub fn check(&self, request: &Request<RequestBody>, target: &Target) -> Result<(), Unportable> {
+        self.config.check(target)?;
+        if let Some(reason) = undecodable(target, requests_stream(request)) {
+            return Err(reason);
+        }
+        self.config.translator.check(request, target)
     }
 
     fn add(self, target: Target, authorize: Option<Arc<dyn Authorize>>) -> Self {

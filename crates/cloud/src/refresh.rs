@@ -206,7 +206,7 @@ impl<T: Send + Sync + 'static> Refreshing<T> {
             match &state.failure {
                 _ if state.current.is_some() => Ok(()),
                 Some((_, error)) => Err(error.clone()),
-                None => Err(AuthorizeError::new("the source panicked")),
+                None => Err(AuthorizeError::new("the source ended without a result")),
             }
         })
     }

@@ -21,6 +21,8 @@ use tower_claude_core::{
 use tower_claude_wire::cloud::{Losses, Target};
 use tower_service::Service;
 
+#[cfg(feature = "bedrock")]
+use crate::bedrock::EventStreamDecoder;
 use crate::{
     answer::{self, Treatment},
     attempt::{Attempt, Authorized, NAME, Step},
@@ -406,8 +408,9 @@ impl Attempt {
             #[cfg(feature = "bedrock")]
             Treatment::Decode => {
                 let mut head = head;
-                answer::describe_events(&mut head.headers);
-                (head, CloudBody::decoded(body))
+                let decoder = EventStreamDecoder::new();
+                answer::describe_events(&mut head, decoder.metrics().clone());
+                (head, CloudBody::decoded(body, decoder))
             }
             _ => (head, CloudBody::inner(body)),
         };

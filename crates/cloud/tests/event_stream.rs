@@ -383,8 +383,11 @@ fn bytes_after_the_last_frame_are_truncated() {
 
 #[test]
 fn every_flipped_bit_is_truncated() {
-    let stream = whole();
-    let whole = whole_as_events();
+    // Short, because there are as many streams as bits.
+    let stop = r#"{"type":"message_stop","amazon-bedrock-invocationMetrics":{}}"#;
+    let stream = [chunk(r#"{"type":"ping"}"#), chunk(stop)].concat();
+    let whole = decode_all(&stream);
+    assert!(error_of(&whole).is_none());
     for bit in 0..stream.len() * 8 {
         let mut flipped = stream.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);

@@ -180,20 +180,25 @@ pub(crate) fn decide(
     if left.is_some_and(|left| left <= wait) {
         return Decision::stop("deadline");
     }
-    let permit = if class.is_rate_limit() {
-        Some(RetryPermit::UNCHARGED)
-    } else if is_lost(class) && attempt.number == 1 {
-        budget.at(attempt.host).withdraw_together(attempt.now)
-    } else {
-        budget.at(attempt.host).withdraw(attempt.now)
-    };
-    match permit {
+    match permit(attempt, budget) {
         Some(permit) => Decision::Retry {
             delay,
             permit,
             is_free: false,
         },
         None => Decision::stop("budget"),
+    }
+}
+
+/// Takes the price of another attempt out of the budget. `None` if it is empty.
+fn permit(attempt: &FailedAttempt, budget: &RetryBudget) -> Option<RetryPermit> {
+    let class = &attempt.class;
+    if class.is_rate_limit() {
+        Some(RetryPermit::UNCHARGED)
+    } else if is_lost(class) && attempt.number == 1 {
+        budget.at(attempt.host).withdraw_together(attempt.now)
+    } else {
+        budget.at(attempt.host).withdraw(attempt.now)
     }
 }
 
@@ -206,35 +211,29 @@ fn decide_at_once(rules: &RetryRules, attempt: &FailedAttempt, budget: &RetryBud
     if attempt.creates && !class.unprocessed {
         return Decision::stop("creates");
     }
+    let all = attempt.number.saturating_add(attempt.not_taken);
+    let is_free = class.local && all < MOST_IN_ALL;
+    if !is_free && rules.is_last(attempt.number, attempt.spent) {
+        return Decision::stop("attempts");
+    }
+    if !is_free && attempt.unanswered >= UNANSWERED {
+        return Decision::stop("unanswered");
+    }
     if !attempt.replayable {
         return Decision::stop("body");
     }
-    if attempt
-        .deadline
-        .is_some_and(|deadline| deadline <= attempt.now)
-    {
+    let deadline = attempt.deadline;
+    if deadline.is_some_and(|deadline| deadline <= attempt.now) {
         return Decision::stop("deadline");
     }
-    let is_free = class.local;
-    if is_free && attempt.number.saturating_add(attempt.not_taken) < MOST_IN_ALL {
+    if is_free {
         return Decision::Retry {
             delay: Duration::ZERO,
             permit: RetryPermit::UNCHARGED,
             is_free,
         };
     }
-    if rules.is_last(attempt.number, attempt.spent) {
-        return Decision::stop("attempts");
-    }
-    if attempt.unanswered >= UNANSWERED {
-        return Decision::stop("unanswered");
-    }
-    let permit = if class.is_rate_limit() {
-        Some(RetryPermit::UNCHARGED)
-    } else {
-        budget.at(attempt.host).withdraw(attempt.now)
-    };
-    match permit {
+    match permit(attempt, budget) {
         Some(permit) => Decision::Retry {
             delay: Duration::ZERO,
             permit,

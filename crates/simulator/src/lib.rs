@@ -12,6 +12,9 @@
 //! [`batch_table`] runs the scheduler of the batch layer in the same way, beside a fixed window and a
 //! fixed size.
 //!
+//! [`spread_table`] runs the choice of targets of the spread layer over three clouds, beside random,
+//! weighted, least busy and sticky ones.
+//!
 //! ```no_run
 //! use tower_claude_simulator::{Options, table};
 //!
@@ -37,6 +40,7 @@ mod runner;
 mod scenario;
 mod setup;
 mod simulation;
+mod spreading;
 mod svg;
 mod units;
 mod workload;
@@ -49,6 +53,7 @@ use std::fmt::Write as _;
 pub use batching::{BatchTable, batch_table};
 pub use options::Options;
 pub use prompt_cache::{CacheOptions, CacheTable, cache_table};
+pub use spreading::{SpreadTable, spread_table};
 pub use svg::picture;
 
 /// The results of all rows of [`table`].

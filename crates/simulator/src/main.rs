@@ -8,7 +8,9 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use tower_claude_simulator::{CacheOptions, Options, batch_table, cache_table, picture, table};
+use tower_claude_simulator::{
+    CacheOptions, Options, batch_table, cache_table, picture, spread_table, table,
+};
 
 /// Client processes that share one rate limit, in virtual time: this project's limiter beside what
 /// others do.
@@ -26,6 +28,9 @@ enum Command {
     /// Print the price of input by the strategy that places the markers of the prompt cache, beside
     /// a bound, with exit code 1 if a figure falls short of its goal
     Cache(CacheArgs),
+    /// Run conversations over three clouds: the spread layer's choice of targets beside others, with
+    /// exit code 1 if a goal is missed
+    Spread(SpreadArgs),
     /// Run calls that can wait: the batch layer's scheduler beside a fixed window and a fixed size,
     /// with exit code 1 if a goal is missed
     Batch(BatchArgs),
@@ -42,13 +47,23 @@ struct CommonArgs {
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     seeds: u64,
 
-    /// Only the rows of this id, as in R2, C1 or B2
+    /// Only the rows of this id, as in R2, C1, B2 or S1
     #[arg(long, value_name = "ID")]
     only: Option<String>,
 
     /// Print the figures as one JSON array, last on standard output
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Args)]
+struct SpreadArgs {
+    #[command(flatten)]
+    common: CommonArgs,
+
+    /// Run 30 minutes instead of two hours, with at most two seeds
+    #[arg(long)]
+    quick: bool,
 }
 
 #[derive(Debug, Args)]
@@ -120,6 +135,7 @@ fn main() -> ExitCode {
         Command::Table(args) => run_table(args),
         Command::Cache(args) => run_cache(args),
         Command::Batch(args) => run_batch(args),
+        Command::Spread(args) => run_spread(args),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -176,6 +192,17 @@ fn run_batch(args: BatchArgs) -> Result<bool, String> {
     let json = args.common.json.then(|| table.json());
     let svg = args.svg.map(|path| (path, table.picture()));
     print(&table.text(), json, svg, table.passed())
+}
+
+fn run_spread(args: SpreadArgs) -> Result<bool, String> {
+    let mut options = Options::default();
+    options.seed = seed(args.common.seed);
+    options.seeds = args.common.seeds;
+    options.quick = args.quick;
+    options.only = args.common.only;
+    let table = spread_table(&options)?;
+    let json = args.common.json.then(|| table.json());
+    print(&table.text(), json, None, table.passed())
 }
 
 /// Prints a table, and writes its picture. Returns `passed`.

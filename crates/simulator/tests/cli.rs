@@ -78,3 +78,17 @@ fn batch_rows_meet_their_goals_and_are_drawn() {
     assert!(drawn.starts_with("<svg") && drawn.contains("ours"));
     assert_eq!(run(&["batch", "--only", "B99"]).status.code(), Some(2));
 }
+
+#[test]
+fn spread_rows_meet_their_goals() {
+    let output = run(&["spread", "--quick", "--seed", "5", "--seeds", "2", "--json"]);
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    let json: Value =
+        serde_json::from_str(text.lines().last().expect("a last line")).expect("JSON");
+    let held = json.as_array().expect("an array").iter();
+    let held = held.filter(|row| row["pass"] == true);
+    // Cost, 429s and broken conversations in two rows.
+    assert_eq!(held.count(), 6, "{json}");
+    assert_eq!(run(&["spread", "--only", "S99"]).status.code(), Some(2));
+}

@@ -25,6 +25,7 @@ use tower_claude_wire::{
 use crate::{
     conversation::Conversation,
     handle::SpreadHandle,
+    options::SpreadTarget,
     request::{Residency, Route, Skipped, ThinkingAccount, assign},
     shared::{LAYER, Place, Shared},
     skip::Skip,
@@ -302,11 +303,13 @@ impl SpreadPolicy {
             .unwrap_or_else(|| Conversation::new(self.shared.draw(), Vec::new(), Vec::new()));
         let mut facts = SpreadRequest::new(&name, rates, input_tokens, conversation);
         facts.model = model.id.clone();
-        facts.group = if counts {
-            COUNT_GROUP.into()
+        if counts {
+            facts.group = COUNT_GROUP.into();
         } else {
-            model.rate_group.clone()
-        };
+            facts.group = model.rate_group.clone();
+            let group = |target: &SpreadTarget| target.target().quota_group(model).into();
+            facts.groups = self.shared.targets.iter().map(group).collect();
+        }
         facts.max_tokens = peek.and_then(Peek::max_tokens);
         facts.fast = fast;
         // Of a model that is not listed nothing is known.
@@ -322,7 +325,7 @@ impl SpreadPolicy {
         let config = &self.shared.config;
         let of_call = request.extensions().get::<Residency>();
         let is_read = request.body().peek().is_some();
-        let allowed = |target: &crate::SpreadTarget| {
+        let allowed = |target: &SpreadTarget| {
             let lists = [config.residency.as_ref(), of_call];
             if lists.into_iter().flatten().any(|list| !list.allows(target)) {
                 return Tried::Excluded(Skip::Residency);

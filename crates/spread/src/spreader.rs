@@ -44,6 +44,8 @@ pub struct SpreadRequest {
     pub model: Arc<str>,
     /// The group of models that share their limits.
     pub group: Arc<str>,
+    /// The groups at targets that group models otherwise, by the index of the target.
+    pub groups: Vec<Arc<str>>,
     /// The prices of the model on the Claude API.
     pub rates: RateCard,
     /// The estimated input tokens, cache reads included.
@@ -73,6 +75,7 @@ impl SpreadRequest {
         Self {
             name: (&*model).into(),
             group: model.clone(),
+            groups: Vec::new(),
             model,
             rates,
             input_tokens,
@@ -87,9 +90,13 @@ impl SpreadRequest {
     fn at(&self, target: usize) -> Place<'_> {
         Place {
             target,
-            group: &self.group,
+            group: self.group_at(target),
             model: &self.model,
         }
+    }
+
+    fn group_at(&self, target: usize) -> &Arc<str> {
+        self.groups.get(target).unwrap_or(&self.group)
     }
 }
 
@@ -445,13 +452,14 @@ impl Spreader {
         let charge = charges[target];
         let state = &mut self.targets[target];
         state.sent += 1;
-        let headroom = headroom_of(state, &request.group, request.fast, now);
+        let group = request.group_at(target);
+        let headroom = headroom_of(state, group, request.fast, now);
         headroom.take(&charge, now);
         let conversation = &request.conversation;
         let reads = state.prefixes.expect(&conversation.prefixes, now);
         Choice::Send(Lease {
             target,
-            group: request.group.clone(),
+            group: group.clone(),
             model: request.model.clone(),
             reason,
             binding,
@@ -553,7 +561,7 @@ impl Spreader {
             + reads * rates.cache_read as f64
             + self.expected_output(request) * rates.output as f64;
         let price = price * f64::from(state.settings.price_percent()) / 100.0;
-        let key = (request.group.clone(), request.fast);
+        let key = (request.group_at(target).clone(), request.fast);
         let headroom = state.headroom.get(&key);
         let wait = headroom.map_or(Duration::ZERO, |headroom| headroom.wait(charge, now));
         // A cool-down that is over is not held against its probe, or no probe would ever be sent.

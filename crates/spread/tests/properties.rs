@@ -413,10 +413,10 @@ proptest! {
                 prop_assert!(!matches!(tried[target], Tried::Excluded(_)));
                 prop_assert!(skipped.iter().all(|(other, _)| *other != target));
                 let is_again = tried[target] != Tried::No;
-                for other in 0..3 {
+                for (other, state) in tried.iter().enumerate() {
                     let is_down = skipped.iter().any(|(skip, _)| *skip == other);
                     prop_assert!(
-                        !is_again || other == target || tried[other] != Tried::No || is_down
+                        !is_again || other == target || *state != Tried::No || is_down
                     );
                 }
                 *sent.entry(target).or_default() += 1;
@@ -485,9 +485,8 @@ proptest! {
             let turn = *turns.get(&key).unwrap_or(&1);
             let request = bound(with_thinking(key, turn));
             let choice = choose_after(&mut spreader, &request, &[Tried::No; 4], now);
-            let lease = match choice {
-                Choice::Send(lease) => lease,
-                _ => continue,
+            let Choice::Send(lease) = choice else {
+                continue;
             };
             let account = accounts[lease.target()];
             if let Some(home) = homes.get(&key) {

@@ -42,7 +42,7 @@ pub(crate) const LIBRARIES: &[Row] = &[
     ("prompt-cache", &["core", "wire"], &[]),
     ("cloud", &["core", "wire"], &[]),
     ("spread", &["core", "wire"], &[]),
-    ("simulator", &["batch", "limiter", "prompt-cache", "fake-claude", "core", "wire"], &[]),
+    ("simulator", &["batch", "limiter", "prompt-cache", "spread", "fake-claude", "core", "wire"], &[]),
     ("tower-claude", &["batch", "cache", "circuit-breaker", "cloud", "fallback-model", "header-budget", "prompt-cache", "retry", "spread", "token-bucket", "limiter", "core", "wire"], &["tower"]),
     ("gateway", &["tower-claude"], &["axum"]),
     ("cli", &["gateway", "fake-claude"], &[]),

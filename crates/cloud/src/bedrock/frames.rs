@@ -118,3 +118,57 @@ fn read_frame(frame: &[u8]) -> Result<Message, BrokenFrame> {
 /// The reason why an event stream cannot be read any further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BrokenFrame(pub(super) &'static str);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(payload: &[u8]) -> Vec<u8> {
+        let length = (LEAST_FRAME + payload.len()) as u32;
+        let mut frame = [length.to_be_bytes(), [0; 4]].concat();
+        frame.extend(crc32fast::hash(&frame).to_be_bytes());
+        frame.extend(payload);
+        frame.extend(crc32fast::hash(&frame).to_be_bytes());
+        frame
+    }
+
+    #[test]
+    fn claimed_length_reserves_no_memory() {
+        let mut reader = FrameReader::default();
+        let longest = frame(&vec![0; MOST_FRAME - LEAST_FRAME]);
+        let read = reader.read(&longest[..100], |_| panic!("the frame is not complete"));
+        assert_eq!(read, Ok(()));
+        assert!(reader.held.capacity() < 1_000);
+    }
+
+    #[test]
+    fn longest_frame_is_read_and_its_buffer_is_freed() {
+        let mut reader = FrameReader::default();
+        let longest = frame(&vec![7; MOST_FRAME - LEAST_FRAME]);
+        let mut lengths = Vec::new();
+        for chunk in longest.chunks(1 << 20) {
+            let read = reader.read(chunk, |message| {
+                lengths.push(message.payload().len());
+                Ok(())
+            });
+            assert_eq!(read, Ok(()));
+            assert!(reader.held.len() < MOST_FRAME);
+        }
+        assert_eq!(lengths, [MOST_FRAME - LEAST_FRAME]);
+        assert!(reader.at_boundary());
+        assert!(reader.held.capacity() <= KEPT_CAPACITY);
+    }
+
+    #[test]
+    fn frames_in_one_chunk_are_not_buffered() {
+        let mut reader = FrameReader::default();
+        let chunk = frame(b"one").repeat(3);
+        let mut count = 0;
+        let read = reader.read(&chunk, |_| {
+            count += 1;
+            Ok(())
+        });
+        assert_eq!((read, count), (Ok(()), 3));
+        assert_eq!(reader.held.capacity(), 0);
+    }
+}

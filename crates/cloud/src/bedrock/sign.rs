@@ -25,11 +25,12 @@ const REPLACED: [&str; 5] = [
 
 /// Headers that clients or proxies add, change or remove on the way to AWS. The prefixes of
 /// [`CHANGING_PREFIXES`] are more of them.
-const CHANGING: [&str; 21] = [
+const CHANGING: [&str; 22] = [
     "accept-encoding",
     "baggage",
     "cache-control",
     "connection",
+    "content-length",
     "expect",
     "forwarded",
     "from",

@@ -18,46 +18,59 @@ use crate::{
 
 /// A signer of requests for one service of AWS in one region.
 ///
-/// The credentials come from a source, which may read a profile, an identity token or a metadata
-/// server. With `aws-config` (feature `credentials-process`, `sso` and others as needed):
-///
-/// ```ignore
-/// let config = aws_config::load_defaults(aws_config::BehaviorVersion::latest()).await;
-/// let provider = config.credentials_provider().ok_or("no AWS credentials")?;
-/// let signer = SigV4::new(
-///     move || {
-///         let provider = provider.clone();
-///         async move {
-///             let found = provider.provide_credentials().await?;
-///             let credentials = Credentials::new(found.access_key_id(), found.secret_access_key())
-///                 .with_session_token(found.session_token())
-///                 .with_expiry(found.expiry());
-///             Ok(credentials)
-///         }
-///     },
-///     "bedrock",
-///     "us-west-2",
-/// );
-/// ```
-///
-/// A program that depends on neither crate gives the parts itself:
+/// The credentials come from a source. The crate `aws-config` finds those of profiles, SSO, web
+/// identities and metadata servers:
 ///
 /// ```
-/// use std::time::{Duration, SystemTime};
+/// use aws_config::BehaviorVersion;
+/// use aws_credential_types::provider::ProvideCredentials;
 /// use tower_claude_cloud::bedrock::{Credentials, SigV4};
 ///
-/// let signer = SigV4::new(
-///     || async {
-///         let (key, secret, token) = ("AKIDEXAMPLE", "a secret", "a token");
-///         let expiry = SystemTime::now() + Duration::from_secs(3600);
-///         Ok(Credentials::new(key, secret)
-///             .with_session_token(token.to_owned())
-///             .with_expiry(expiry))
-///     },
-///     "bedrock",
-///     "us-west-2",
-/// );
+/// # mod aws_config {
+/// #     // This crate does not depend on `aws-config`, which has 142 dependencies.
+/// #     use aws_credential_types::provider::SharedCredentialsProvider;
+/// #     pub(crate) struct BehaviorVersion;
+/// #     impl BehaviorVersion {
+/// #         pub(crate) fn latest() -> Self { Self }
+/// #     }
+/// #     pub(crate) struct SdkConfig;
+/// #     impl SdkConfig {
+/// #         pub(crate) fn credentials_provider(&self) -> Option<SharedCredentialsProvider> { None }
+/// #     }
+/// #     pub(crate) async fn load_defaults(_: BehaviorVersion) -> SdkConfig { SdkConfig }
+/// # }
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// let config = aws_config::load_defaults(BehaviorVersion::latest()).await;
+/// let provider = config.credentials_provider().ok_or("no AWS credentials")?;
+/// let source = move || {
+///     let provider = provider.clone();
+///     async move {
+///         let found = provider.provide_credentials().await?;
+///         Ok(Credentials::new(found.access_key_id(), found.secret_access_key())
+///             .with_session_token(found.session_token().map(str::to_owned))
+///             .with_expiry(found.expiry()))
+///     }
+/// };
+/// let signer = SigV4::new(source, "bedrock", "us-west-2");
 /// # drop(signer);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Keys that never change need no source:
+///
+/// ```
+/// use tower_claude_cloud::{
+///     CloudLayer,
+///     bedrock::{Credentials, SigV4},
+/// };
+/// use tower_claude_wire::cloud::{Profile, Target};
+///
+/// let target = Target::bedrock("us-west-2")?.with_profile(Profile::Us)?;
+/// let signer = SigV4::fixed(Credentials::new("AKIDEXAMPLE", "secret"), "bedrock", "us-west-2");
+/// let layer = CloudLayer::new().with_default_target(target, signer);
+/// # drop(layer);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
 pub struct SigV4 {

@@ -7,6 +7,7 @@ use tower_claude_wire::{
 };
 
 use super::{
+    body,
     edit::{Fate, edit_array, edit_object, find},
     place::{Place, generation},
 };
@@ -19,6 +20,8 @@ pub(super) struct Content<'a> {
     /// Returns true if the target accepts this beta.
     pub(super) accepts: &'a dyn Fn(&str) -> bool,
     pub(super) losses: &'a mut Losses,
+    /// Ids of calls of other vendors are replaced, and not refused.
+    pub(super) replaces_tool_ids: bool,
     /// A tool streams its input early, which some targets know as a beta only.
     pub(super) needs_eager_streaming: bool,
 }
@@ -118,6 +121,13 @@ impl Content<'_> {
                 if is_tool_id(&id) {
                     return Ok(Fate::Keep);
                 }
+                if self.replaces_tool_ids {
+                    self.losses.push(Loss::Changed {
+                        path: "messages[].content[].id",
+                        to: "id of the API",
+                    });
+                    return Ok(Fate::Replace(body::json(&tool_id(&id)).into_bytes()));
+                }
                 let why = "a call of a tool has the id of another vendor";
                 Err(Unportable::new("messages[].content[].id", why))
             }
@@ -215,6 +225,16 @@ impl Content<'_> {
 fn is_tool_id(id: &str) -> bool {
     let is_part = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
     (1..=64).contains(&id.len()) && id.bytes().all(is_part)
+}
+
+/// Returns an id that the API takes for an id of another vendor. The same id has the same one in
+/// every request and in both blocks of a call, so that the prompt cache stays valid.
+fn tool_id(id: &str) -> String {
+    // FNV-1a. A hash of the standard library may differ between versions.
+    let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("toolu_{hash:016x}")
 }
 
 fn mentions(json: &[u8], word: &str) -> bool {

@@ -4,10 +4,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Uri};
-use tower_claude_core::{
-    Endpoint,
-    toolkit::{ApiPath, PathForm},
-};
+use tower_claude_core::{Endpoint, toolkit::ApiPath};
 use tower_claude_wire::{
     Elements, Fields,
     cloud::{Target, Unportable},
@@ -120,9 +117,7 @@ impl<'a> Facts<'a> {
             named,
             stream: stream.unwrap_or(path.streams),
             model_was_in_path,
-            stream_was_in_path: path.form == Some(PathForm::InvokeModel)
-                && path.streams
-                && stream.is_none(),
+            stream_was_in_path: path.streams && stream.is_none(),
             has_cloud_fields,
             betas,
             version,

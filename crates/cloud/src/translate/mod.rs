@@ -1,6 +1,8 @@
 //! Translation of requests.
 
+mod body;
 mod content;
+mod draft;
 mod edit;
 mod facts;
 mod fields;
@@ -10,28 +12,24 @@ mod place;
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::{
-    HeaderMap, Uri,
-    uri::{Parts as UriParts, PathAndQuery},
-};
-use tower_claude_core::{Endpoint, toolkit::ApiPath};
+use http::{HeaderMap, Request, Uri};
+use tower_claude_core::{RequestBody, toolkit::ApiPath};
 use tower_claude_wire::{
-    CacheTtl, Field, Fields, Model, ModelCatalog, Prompt,
-    cloud::{BetaSupport, Betas, Loss, Losses, Target, Unportable},
-    insert_breakpoints,
+    ModelCatalog,
+    cloud::{Betas, Losses, Target, Unportable},
 };
 
 use self::{
-    content::Content,
-    edit::{Fate, NOT_JSON},
-    facts::{FIRST_VERSION, Facts},
-    place::{Place, generation},
+    draft::{Draft, Plan},
+    facts::Facts,
+    place::Place,
 };
 
 /// A translator of requests for the Claude API into those of its targets. A pure function of the
 /// request, with the facts about models and betas that it needs.
 ///
-/// `system`, `tools` and `messages` stay byte for byte as they are, but for what a [`Loss`] names.
+/// `system`, `tools` and `messages` stay byte for byte as they are, but for what a
+/// [`Loss`](tower_claude_wire::cloud::Loss) names.
 /// Their translation is not translated any further by the same target.
 ///
 /// ```
@@ -61,6 +59,7 @@ use self::{
 pub struct Translator {
     catalog: Cow<'static, ModelCatalog>,
     betas: Betas,
+    replaces_tool_ids: bool,
 }
 
 impl Default for Translator {
@@ -92,6 +91,7 @@ impl Translator {
         Self {
             catalog: Cow::Borrowed(ModelCatalog::builtin()),
             betas: Betas::builtin().clone(),
+            replaces_tool_ids: false,
         }
     }
 
@@ -109,6 +109,16 @@ impl Translator {
         self
     }
 
+    /// Replaces the ids of tool calls that another vendor's model has made, with a loss. By default
+    /// such a request is unportable, because the API takes ids of letters, digits, `-` and `_` only.
+    ///
+    /// Each id is replaced by its hash, in the call and in its result.
+    #[must_use]
+    pub const fn with_replaced_tool_ids(mut self) -> Self {
+        self.replaces_tool_ids = true;
+        self
+    }
+
     /// Translates a request for a target.
     ///
     /// The request may have any of the dialects of targets. For the Claude API, all headers and
@@ -123,425 +133,61 @@ impl Translator {
         body: &Bytes,
         target: &Target,
     ) -> Result<Translated, Unportable> {
-        let place = Place::of(target);
-        let facts = match Facts::read(uri, headers, body, target) {
-            Ok(facts) => facts,
-            // The Claude API decides about its own requests.
-            Err(_) if place == Place::ClaudeApi && ApiPath::parse(uri.path()).form.is_none() => {
-                return Ok(Translated {
-                    uri: at_target(target, uri.path(), uri.query()),
-                    headers: headers::for_claude_api(headers),
-                    body: body.clone(),
-                    stream: false,
-                    losses: Losses::default(),
-                });
-            }
-            Err(reason) => return Err(reason),
-        };
-        Request {
-            place,
-            target,
-            model: self.catalog.lookup(&facts.model),
-            facts,
-            uri,
-            headers,
-            body,
-            rules: self,
-        }
-        .translate()
+        let plan = self.plan(uri, headers, body, target)?;
+        Ok(Translated {
+            uri: plan.uri,
+            headers: plan.headers,
+            body: plan.body.build(),
+            stream: plan.stream,
+            losses: plan.losses,
+        })
     }
 
-    /// Checks that a target can serve a request.
+    /// Checks that a target can serve a request. Suits the `with_check` of the spread layer.
     ///
     /// # Errors
-    /// As [`translate`](Self::translate) does.
-    pub fn check(
+    /// As [`translate`](Self::translate) does. A body that is not buffered can only go to the
+    /// Claude API.
+    pub fn check(&self, request: &Request<RequestBody>, target: &Target) -> Result<(), Unportable> {
+        let (uri, headers) = (request.uri(), request.headers());
+        match request.body().bytes() {
+            Some(body) => self.plan(uri, headers, body, target).map(|_| ()),
+            None if Place::of(target) == Place::ClaudeApi => Ok(()),
+            None => Err(TOO_LONG),
+        }
+    }
+
+    fn plan(
         &self,
         uri: &Uri,
         headers: &HeaderMap,
         body: &Bytes,
         target: &Target,
-    ) -> Result<(), Unportable> {
-        self.translate(uri, headers, body, target).map(|_| ())
-    }
-}
-
-/// A request on its way to one target.
-struct Request<'a> {
-    place: Place,
-    target: &'a Target,
-    model: Model,
-    facts: Facts<'a>,
-    uri: &'a Uri,
-    headers: &'a HeaderMap,
-    body: &'a Bytes,
-    rules: &'a Translator,
-}
-
-impl Request<'_> {
-    fn translate(&self) -> Result<Translated, Unportable> {
-        let mut losses = Losses::default();
-        let id = self.model_id()?;
-        let path = self.path(&id)?;
-        let mut betas = self.betas(&mut losses);
-        let version = self.version(&mut losses);
-        let user_profile = self.user_profile(&mut losses);
-        let marked = self.automatic_cache(&mut losses);
-        let source = marked.as_ref().unwrap_or(self.body);
-        let mut body = self.fields(source, &id, &mut betas, &mut losses)?;
-        if self.place.has_version_in_body() {
-            body.member("anthropic_version", &json(&version));
-        }
-        if self.place == Place::InvokeModel && !betas.is_empty() {
-            let names = serde_json::to_string(&betas).unwrap_or_default();
-            body.member("anthropic_beta", &names);
-        }
-        if let Some(profile) = user_profile.as_deref().filter(|_| self.place.is_bedrock()) {
-            body.member("user_profile_id", &json(profile));
-        }
-        let body = body.finish(source);
-        let limit = self.place.body_limit().unwrap_or(usize::MAX);
-        if body.len() > limit {
-            return Err(Unportable::new("body", "longer than the target takes"));
-        }
-        let query = match self.place {
-            Place::ClaudeApi | Place::BedrockMessages => self.uri.query(),
-            Place::InvokeModel | Place::Vertex => None,
-        };
-        let headers = match self.place {
-            Place::ClaudeApi => {
-                let mut headers = headers::for_claude_api(self.headers);
-                if self.facts.has_cloud_fields {
-                    headers::set_facts(&mut headers, &betas, &version, user_profile.as_deref());
-                }
-                headers
+    ) -> Result<Plan, Unportable> {
+        let place = Place::of(target);
+        match Facts::read(uri, headers, body, target) {
+            Ok(facts) => {
+                let model = self.catalog.lookup(&facts.model);
+                let draft = Draft {
+                    place,
+                    target,
+                    model,
+                    facts,
+                    uri,
+                    headers,
+                    body,
+                    rules: self,
+                };
+                draft.plan()
             }
-            place => {
-                let stream = self.facts.stream;
-                let mut headers = headers::for_cloud(self.headers, place, stream, &mut losses)?;
-                let no_betas = Vec::new();
-                match place {
-                    Place::BedrockMessages => {
-                        headers::set_facts(&mut headers, &betas, &version, None);
-                    }
-                    Place::Vertex => headers::set_facts(&mut headers, &betas, "", None),
-                    _ => headers::set_facts(&mut headers, &no_betas, "", None),
-                }
-                headers
+            // The Claude API decides about its own requests.
+            Err(_) if place == Place::ClaudeApi && ApiPath::parse(uri.path()).form.is_none() => {
+                Ok(Plan::unchanged(uri, headers, body, target))
             }
-        };
-        Ok(Translated {
-            uri: at_target(self.target, &path, query),
-            headers,
-            body,
-            stream: self.facts.stream,
-            losses,
-        })
-    }
-
-    fn is_count(&self) -> bool {
-        self.facts.endpoint == Endpoint::CountTokens
-    }
-
-    /// Returns the target's id of the model. An id that is the target's own stays.
-    fn model_id(&self) -> Result<String, Unportable> {
-        let catalog = &self.rules.catalog;
-        let id = self.target.model_id(&self.facts.named, catalog)?;
-        Ok(id.into_owned())
-    }
-
-    fn path(&self, id: &str) -> Result<String, Unportable> {
-        if self.place == Place::ClaudeApi && !self.facts.model_was_in_path {
-            // It may have the prefix of a proxy.
-            return Ok(self.uri.path().to_owned());
-        }
-        if self.is_count() {
-            let path = self.target.count_tokens_path();
-            return path.ok_or(Unportable::new("path", "the target does not count tokens"));
-        }
-        Ok(self.target.messages_path(id, self.facts.stream))
-    }
-
-    /// Returns true if the target accepts a beta for this request.
-    fn accepts(&self, beta: &str) -> bool {
-        // The counting of tokens on Vertex takes no betas.
-        let counts_on_vertex = self.is_count() && self.place == Place::Vertex;
-        !counts_on_vertex && self.rules.betas.support(beta, self.target) == BetaSupport::Accepted
-    }
-
-    /// Returns the betas that are sent.
-    fn betas(&self, losses: &mut Losses) -> Vec<Cow<'_, str>> {
-        let mut sent: Vec<Cow<'_, str>> = Vec::with_capacity(self.facts.betas.len());
-        for beta in &self.facts.betas {
-            let name = match self.rules.betas.support(beta, self.target) {
-                _ if self.accepts(beta) => Cow::Borrowed(&**beta),
-                BetaSupport::Renamed(name) if self.accepts(&name) => name,
-                BetaSupport::Unneeded => continue,
-                _ => {
-                    losses.push(Loss::Beta((**beta).into()));
-                    continue;
-                }
-            };
-            if !sent.contains(&name) {
-                sent.push(name);
-            }
-        }
-        sent
-    }
-
-    /// Returns the version in the terms of the target. The first one is the default.
-    fn version(&self, losses: &mut Losses) -> String {
-        let version = self.facts.version.as_deref().unwrap_or(FIRST_VERSION);
-        // Bedrock takes the second version for models from 4.7 on.
-        let is_old = self.place.is_bedrock()
-            && generation(&self.model.id).is_some_and(|model| model < (4, 7));
-        let first = match self.place {
-            Place::InvokeModel => "bedrock-2023-05-31",
-            Place::Vertex => "vertex-2023-10-16",
-            Place::ClaudeApi | Place::BedrockMessages => FIRST_VERSION,
-        };
-        if version == FIRST_VERSION {
-            return first.to_owned();
-        }
-        if is_old {
-            losses.push(Loss::Changed {
-                path: "anthropic-version",
-                to: first,
-            });
-            return first.to_owned();
-        }
-        version.to_owned()
-    }
-
-    fn user_profile(&self, losses: &mut Losses) -> Option<Cow<'_, str>> {
-        let profile = self.facts.user_profile.as_deref()?;
-        if self.place == Place::Vertex {
-            losses.push(Loss::Field("user_profile_id"));
-            return None;
-        }
-        Some(Cow::Borrowed(profile))
-    }
-
-    /// Returns the body with an explicit breakpoint in place of the automatic one, which
-    /// `InvokeModel` rejects for models before 4.7.
-    fn automatic_cache(&self, losses: &mut Losses) -> Option<Bytes> {
-        /// The greatest number of breakpoints.
-        const MOST: usize = 4;
-        let is_old = generation(&self.model.id).is_some_and(|model| model < (4, 7));
-        if self.place != Place::InvokeModel || !is_old {
-            return None;
-        }
-        let prompt = Prompt::parse(self.body)?;
-        let ttl = CacheTtl::of(prompt.automatic()?);
-        losses.push(Loss::Changed {
-            path: "cache_control",
-            to: "breakpoint at the last block",
-        });
-        let (mut breakpoints, mut last, mut last_has_one) = (0, None, false);
-        prompt.blocks(|block| {
-            let has_one = block.breakpoint.is_some();
-            breakpoints += usize::from(has_one);
-            if block.inner.is_some() {
-                return;
-            }
-            if has_one || block.takes_breakpoint() {
-                last_has_one = has_one;
-                last = block.range_in(self.body);
-            }
-        });
-        let marks = match last {
-            Some(range) if !last_has_one && breakpoints < MOST => vec![(range, ttl)],
-            _ => return None,
-        };
-        insert_breakpoints(self.body, &marks).map(Bytes::from)
-    }
-
-    /// Reads all fields, and returns those that are sent.
-    fn fields<'b>(
-        &self,
-        source: &'b Bytes,
-        id: &str,
-        betas: &mut Vec<Cow<'_, str>>,
-        losses: &mut Losses,
-    ) -> Result<Body, Unportable> {
-        let accepts = |beta: &str| self.accepts(beta);
-        let mut body = Body::new(source);
-        let mut last = None;
-        let (mut choice, mut thinking) = (None, None);
-        let mut needs_eager_streaming = false;
-        let mut model_is_there = false;
-        for field in Fields::open(source).ok_or(NOT_JSON)? {
-            let field = field.map_err(|_| NOT_JSON)?;
-            let value = field.value_in(source);
-            let mut content = Content {
-                place: self.place,
-                platform: self.target.platform(),
-                model: &self.model,
-                accepts: &accepts,
-                losses,
-                needs_eager_streaming: false,
-            };
-            let fate = match &*field.name {
-                "model" => {
-                    model_is_there = true;
-                    self.model_field(value, id)
-                }
-                "stream" if self.place == Place::InvokeModel => Fate::Drop,
-                "anthropic_version" | "anthropic_beta" | "user_profile_id" => Fate::Drop,
-                _ if self.place == Place::ClaudeApi => Fate::Keep,
-                "messages" => content.messages(value)?.into(),
-                "system" => content.blocks(value)?.into(),
-                "tools" => content.tools(value)?.into(),
-                "cache_control" if self.drops_automatic_cache() => Fate::Drop,
-                "cache_control" => content.cache_control(value)?.into(),
-                name => {
-                    match name {
-                        "tool_choice" => choice = Some(value),
-                        "thinking" => thinking = Some(value),
-                        _ => {}
-                    }
-                    let model = &self.model;
-                    fields::fate(name, value, self.target, &accepts, model, content.losses)?
-                        .unwrap_or(Fate::Keep)
-                }
-            };
-            needs_eager_streaming |= content.needs_eager_streaming;
-            // The stores of Vertex's prompt cache are chosen by the beginning of the body.
-            if self.place == Place::Vertex && field.name == "messages" {
-                last = Some((field, fate));
-                continue;
-            }
-            body.push(source, &field, fate);
-        }
-        if self.place != Place::ClaudeApi {
-            let platform = self.target.platform();
-            fields::check_tool_choice(choice, thinking, &self.model, platform)?;
-        }
-        const EAGER: &str = "fine-grained-tool-streaming-2025-05-14";
-        if needs_eager_streaming && self.accepts(EAGER) && !betas.iter().any(|b| b == EAGER) {
-            betas.push(Cow::Borrowed(EAGER));
-        }
-        let names_model = match self.place {
-            Place::ClaudeApi | Place::BedrockMessages => true,
-            Place::InvokeModel => false,
-            Place::Vertex => self.is_count(),
-        };
-        if names_model && !model_is_there {
-            body.member("model", &json(id));
-        }
-        if self.facts.stream_was_in_path && self.place != Place::InvokeModel {
-            body.member("stream", "true");
-        }
-        body.last = last.map(|(field, fate)| match fate {
-            Fate::Replace(value) => [&source[field.span.start..field.value], &value].concat(),
-            _ => source[field.span].to_vec(),
-        });
-        Ok(body)
-    }
-
-    fn drops_automatic_cache(&self) -> bool {
-        let is_old = generation(&self.model.id).is_some_and(|model| model < (4, 7));
-        self.place == Place::InvokeModel && is_old
-    }
-
-    fn model_field(&self, value: &[u8], id: &str) -> Fate {
-        let keeps = match self.place {
-            Place::ClaudeApi | Place::BedrockMessages => true,
-            Place::InvokeModel => false,
-            Place::Vertex => self.is_count(),
-        };
-        if !keeps {
-            return Fate::Drop;
-        }
-        let wanted = json(id);
-        if value == wanted.as_bytes() {
-            Fate::Keep
-        } else {
-            Fate::Replace(wanted.into_bytes())
+            Err(reason) => Err(reason),
         }
     }
 }
 
-/// A body in the making.
-struct Body {
-    out: Vec<u8>,
-    /// A member has changed, moved or gone, so that the source cannot be sent as it is.
-    changed: bool,
-    /// The member that is written last.
-    last: Option<Vec<u8>>,
-}
-
-impl Body {
-    fn new(source: &Bytes) -> Self {
-        let mut out = Vec::with_capacity(source.len() + 128);
-        out.push(b'{');
-        Self {
-            out,
-            changed: false,
-            last: None,
-        }
-    }
-
-    fn comma(&mut self) {
-        if self.out.len() > 1 {
-            self.out.push(b',');
-        }
-    }
-
-    fn push(&mut self, source: &Bytes, field: &Field<'_>, fate: Fate) {
-        self.changed |= !matches!(fate, Fate::Keep);
-        match fate {
-            Fate::Drop => {}
-            Fate::Keep => {
-                self.comma();
-                self.out.extend_from_slice(&source[field.span.clone()]);
-            }
-            Fate::Replace(value) => {
-                self.comma();
-                let key = field.span.start..field.value;
-                self.out.extend_from_slice(&source[key]);
-                self.out.extend_from_slice(&value);
-            }
-        }
-    }
-
-    fn member(&mut self, name: &str, value: &str) {
-        self.changed = true;
-        self.comma();
-        let member = [json(name).as_str(), ":", value].concat();
-        self.out.extend_from_slice(member.as_bytes());
-    }
-
-    fn finish(mut self, source: &Bytes) -> Bytes {
-        if let Some(last) = self.last.take() {
-            self.changed = true;
-            self.comma();
-            self.out.extend_from_slice(&last);
-        }
-        if !self.changed {
-            return source.clone();
-        }
-        self.out.push(b'}');
-        Bytes::from(self.out)
-    }
-}
-
-/// Returns a JSON string.
-fn json(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
-}
-
-/// Returns the URI of a path at a target.
-fn at_target(target: &Target, path: &str, query: Option<&str>) -> Uri {
-    let path = match query {
-        Some(query) => format!("{path}?{query}"),
-        None => path.to_owned(),
-    };
-    let mut parts = UriParts::default();
-    parts.scheme = Some(target.scheme().clone());
-    parts.authority = Some(target.authority().clone());
-    // All parts of a path are checked or percent-encoded.
-    parts.path_and_query =
-        Some(PathAndQuery::try_from(path).unwrap_or_else(|_| PathAndQuery::from_static("/")));
-    Uri::from_parts(parts).unwrap_or_default()
-}
+/// A body that is not buffered, so that it cannot be read.
+pub(crate) const TOO_LONG: Unportable = Unportable::new("body", "too long to be translated");

@@ -2,12 +2,14 @@
 //! fake region of Bedrock with an event stream, which arrives as server-sent events.
 #![cfg(feature = "bedrock")]
 
-mod cloud;
 #[path = "../common/frames.rs"]
 mod frames;
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -18,7 +20,10 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 use tower::{Layer, Service, ServiceExt};
 use tower_claude_circuit_breaker::CircuitBreakerLayer;
-use tower_claude_cloud::bedrock::{Credentials, InvocationMetrics, SigV4};
+use tower_claude_cloud::{
+    CloudLayer,
+    bedrock::{Credentials, InvocationMetrics, ReportedMetrics, SigV4},
+};
 use tower_claude_core::{
     BoxError, Call, Class, ClaudeClassify, Kind, Outcome, Rejection, RequestBody, STREAM_TRUNCATED,
     driver::{AttemptPolicy, Clock, DriverLayer},
@@ -30,8 +35,9 @@ use tower_claude_wire::{
     cloud::{Profile, Target},
 };
 
-use cloud::Cloud;
 use frames::{BLOCK_START, BLOCK_STOP, DELTA, MESSAGE_DELTA, MESSAGE_START, chunk};
+
+type Cloud = <CloudLayer as Layer<FakeClaude>>::Service;
 
 const REGION: &str = "us-west-2";
 const KEY: &str = "AKIDEXAMPLE";
@@ -54,6 +60,12 @@ fn target() -> Target {
 fn signer() -> SigV4 {
     let credentials = Credentials::new(KEY, SECRET).with_session_token("token+/=".to_owned());
     SigV4::fixed(credentials, "bedrock", REGION)
+}
+
+fn cloud(fake: FakeClaude, target: Target, signer: SigV4) -> Cloud {
+    CloudLayer::new()
+        .with_default_target(target, signer)
+        .layer(fake)
 }
 
 fn message(model: &str, stream: bool) -> Request<RequestBody> {
@@ -81,6 +93,11 @@ where
         body.map(http_body_util::Collected::to_bytes)
             .map_err(Into::into),
     )
+}
+
+fn metrics(head: &Parts) -> InvocationMetrics {
+    let reported = head.extensions.get::<ReportedMetrics>();
+    *reported.and_then(ReportedMetrics::get).expect("metrics")
 }
 
 /// A policy that records the outcomes of attempts.
@@ -148,19 +165,21 @@ async fn stream_of_any_model_id_is_signed_and_arrives_whole() {
         ),
     ] {
         let fake = region();
-        let service = Cloud::new(fake.clone(), target.clone(), signer());
+        let service = cloud(fake.clone(), target.clone(), signer());
         let (head, body) = send(service, message(model, true)).await;
         let body = body.expect("a whole body");
         assert_eq!(head.status, StatusCode::OK, "{body:?}");
-        assert_eq!(head.headers["content-type"], "text/event-stream");
+        assert_eq!(
+            head.headers["content-type"],
+            "text/event-stream; charset=utf-8"
+        );
+        let metrics = self::metrics(&head);
         let mut state = StreamState::new();
         state.feed(&body);
         assert!(state.is_complete() && state.error().is_none(), "{body:?}");
-        assert!(
-            !body
-                .windows(8)
-                .any(|part| part == b"-metrics" || part == b"nMetrics")
-        );
+        assert!(!String::from_utf8_lossy(&body).contains("invocationMetrics"));
+        assert_eq!(metrics.output_tokens, state.usage().output_tokens);
+        assert!(metrics.agrees_with(state.usage()), "{metrics:?}");
         let log = fake.log();
         let request = log[0].request.as_ref().expect("a request that was kept");
         assert_eq!(
@@ -168,12 +187,12 @@ async fn stream_of_any_model_id_is_signed_and_arrives_whole() {
             format!("{path}invoke-with-response-stream")
         );
         // The JSON response has the same usage, and the counts of the headers agree.
-        let (head, body) = send(Cloud::new(fake, target, signer()), message(model, false)).await;
+        let (head, body) = send(cloud(fake, target, signer()), message(model, false)).await;
         let body = body.expect("a whole body");
         assert_eq!(head.status, StatusCode::OK, "{body:?}");
         let usage = Usage::from_message(&body).expect("usage");
         assert_eq!(usage.output_tokens, state.usage().output_tokens);
-        let metrics = InvocationMetrics::from_headers(&head.headers).expect("metrics");
+        let metrics = self::metrics(&head);
         assert_eq!(metrics.output_tokens, usage.output_tokens);
         assert!(metrics.agrees_with(&usage), "{metrics:?} {usage:?}");
     }
@@ -188,17 +207,52 @@ async fn wrong_secret_or_token_is_refused_by_the_verifier() {
         Credentials::new("AKIDOTHER", SECRET).with_session_token("token+/=".to_owned()),
     ] {
         let signer = SigV4::fixed(credentials, "bedrock", REGION);
-        let service = Cloud::new(region(), target(), signer);
+        let service = cloud(region(), target(), signer);
         let (head, _) = send(service, message("claude-opus-5-5", true)).await;
         assert_eq!(head.status, StatusCode::FORBIDDEN);
     }
     for (service, region_of_scope) in [("bedrock-mantle", REGION), ("bedrock", "us-east-1")] {
         let credentials = Credentials::new(KEY, SECRET).with_session_token("token+/=".to_owned());
         let signer = SigV4::fixed(credentials, service, region_of_scope);
-        let service = Cloud::new(region(), target(), signer);
+        let service = cloud(region(), target(), signer);
         let (head, _) = send(service, message("claude-opus-5-5", true)).await;
         assert_eq!(head.status, StatusCode::FORBIDDEN);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn expired_credentials_are_fetched_again_and_the_request_is_sent_once_more() {
+    let fake = FakeClaude::builder()
+        .cloud(
+            FakeCloud::bedrock(REGION)
+                .access_key("AKID1", SECRET)
+                .access_key("AKID2", SECRET),
+        )
+        .build();
+    fake.expire_credential("AKID1");
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counter = calls.clone();
+    let source = move || {
+        let call = counter.fetch_add(1, Ordering::Relaxed) + 1;
+        async move { Ok(Credentials::new(format!("AKID{call}"), SECRET)) }
+    };
+    let signer = SigV4::new(source, "bedrock", REGION);
+    let service = cloud(fake.clone(), target(), signer);
+    for _ in 0..2 {
+        let (head, body) = send(service.clone(), message("claude-opus-5-5", true)).await;
+        assert_eq!(head.status, StatusCode::OK);
+        let mut state = StreamState::new();
+        state.feed(&body.expect("a whole body"));
+        assert!(state.is_complete());
+    }
+    assert_eq!(calls.load(Ordering::Relaxed), 2);
+    let statuses: Vec<_> = fake.log().iter().map(|attempt| attempt.status).collect();
+    assert_eq!(statuses, [403, 200, 200]);
+    // The next credentials are not known to the server: no third attempt.
+    fake.expire_credential("AKID2");
+    let (head, _) = send(service, message("claude-opus-5-5", true)).await;
+    assert_eq!(head.status, StatusCode::FORBIDDEN);
+    assert_eq!((calls.load(Ordering::Relaxed), fake.log_len()), (3, 5));
 }
 
 fn frame(how: FrameFault, after_tokens: u64) -> Fault {
@@ -246,8 +300,8 @@ async fn broken_stream_before_its_content_is_truncated_and_sent_again() {
         let fake = region();
         with_broken_stream(&fake, 1, &bytes);
         let (outcomes, retry) = (Outcomes::default(), RetryLayer::new());
-        let cloud = Cloud::new(fake.clone(), target(), signer());
-        let service = retry.layer(outcomes.layer().layer(cloud));
+        let service = cloud(fake.clone(), target(), signer());
+        let service = retry.layer(outcomes.layer().layer(service));
         let (head, body) = send(service, message("claude-opus-5-5", true)).await;
         let mut state = StreamState::new();
         state.feed(&body.expect("a whole body"));
@@ -264,8 +318,8 @@ async fn stream_without_its_last_event_is_truncated_although_it_has_a_stop_reaso
     let fake = region();
     with_broken_stream(&fake, 1, &bytes.concat());
     let outcomes = Outcomes::default();
-    let cloud = Cloud::new(fake, target(), signer());
-    let service = outcomes.layer().layer(cloud);
+    let service = cloud(fake, target(), signer());
+    let service = outcomes.layer().layer(service);
     let (_, body) = send(service, message("claude-opus-5-5", true)).await;
     let mut state = StreamState::new();
     state.feed(&body.expect("a body that ends with an event"));
@@ -280,7 +334,7 @@ async fn circuit_opens_after_broken_streams() {
         let fake = region();
         with_broken_stream(&fake, 100, &bytes);
         let breaker = CircuitBreakerLayer::new();
-        let service = breaker.layer(Cloud::new(fake.clone(), target(), signer()));
+        let service = breaker.layer(cloud(fake.clone(), target(), signer()));
         for _ in 0..5 {
             let (head, body) = send(service.clone(), message("claude-opus-5-5", true)).await;
             let mut state = StreamState::new();
@@ -307,8 +361,8 @@ async fn broken_stream_after_its_content_ends_with_an_error_and_is_truncated() {
         fake.inject(fault.clone());
         let (outcomes, retry) = (Outcomes::default(), RetryLayer::new());
         let breaker = CircuitBreakerLayer::new();
-        let cloud = Cloud::new(fake.clone(), target(), signer());
-        let service = retry.layer(breaker.layer(outcomes.layer().layer(cloud)));
+        let service = cloud(fake.clone(), target(), signer());
+        let service = retry.layer(breaker.layer(outcomes.layer().layer(service)));
         let (_, body) = send(service, message("claude-opus-5-5", true)).await;
         let body = body.expect("a body that ends with an event");
         let mut state = StreamState::new();
@@ -344,15 +398,15 @@ fn names_and_text(body: &[u8]) -> (Vec<String>, String) {
 
 #[tokio::test(start_paused = true)]
 async fn frames_and_chunks_of_other_kinds_change_nothing() {
-    let cloud = Cloud::new(region(), target(), signer());
-    let (_, whole) = send(cloud, message("claude-opus-5-5", true)).await;
+    let service = cloud(region(), target(), signer());
+    let (_, whole) = send(service, message("claude-opus-5-5", true)).await;
     let expected = names_and_text(&whole.expect("a body"));
     assert_eq!(expected.0.len(), 6);
     for how in [FrameFault::UnknownEvent, FrameFault::Untyped] {
         let fake = region();
         fake.inject(frame(how.clone(), 10));
-        let cloud = Cloud::new(fake, target(), signer());
-        let (_, body) = send(cloud, message("claude-opus-5-5", true)).await;
+        let service = cloud(fake, target(), signer());
+        let (_, body) = send(service, message("claude-opus-5-5", true)).await;
         assert_eq!(names_and_text(&body.expect("a body")), expected, "{how:?}");
     }
 }
@@ -374,7 +428,7 @@ async fn exception_in_a_stream_has_the_class_of_its_name() {
         };
         fake.inject(frame(how, 10));
         let outcomes = Outcomes::default();
-        let service = outcomes.layer().layer(Cloud::new(fake, target(), signer()));
+        let service = outcomes.layer().layer(cloud(fake, target(), signer()));
         let (_, body) = send(service, message("claude-opus-5-5", true)).await;
         let mut state = StreamState::new();
         state.feed(&body.expect("a body"));
@@ -390,7 +444,7 @@ async fn broken_connection_in_a_stream_stays_an_error_of_the_body() {
     let fake = region();
     fake.inject(Fault::Cut { after_tokens: 10 });
     let outcomes = Outcomes::default();
-    let service = outcomes.layer().layer(Cloud::new(fake, target(), signer()));
+    let service = outcomes.layer().layer(cloud(fake, target(), signer()));
     let (_, body) = send(service, message("claude-opus-5-5", true)).await;
     body.expect_err("an error of the connection");
     assert_eq!(outcomes.take(), [Kind::Transport]);
@@ -404,7 +458,7 @@ async fn response_is_handed_on_event_by_event() {
         .tokens_per_second(1.0)
         .build();
     let signer = SigV4::fixed(Credentials::new(KEY, SECRET), "bedrock", REGION);
-    let service = Cloud::new(fake, target(), signer);
+    let service = cloud(fake, target(), signer);
     let response = service
         .oneshot(message("claude-opus-5-5", true))
         .await

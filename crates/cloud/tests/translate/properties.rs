@@ -4,6 +4,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tower_claude_cloud::Translator;
+use tower_claude_core::RequestBody;
 use tower_claude_wire::{Fields, cloud::Target};
 
 use super::{MESSAGES, clouds, headers, text};
@@ -107,7 +108,9 @@ proptest! {
             prop_assert_eq!(&again.uri, &sent.uri);
             prop_assert_eq!(&again.headers, &sent.headers);
             prop_assert!(again.losses.is_empty());
-            prop_assert_eq!(translator.check(&uri, &list, &source, &target), Ok(()));
+            let mut request = http::Request::post(MESSAGES).body(RequestBody::from(source.clone())).unwrap();
+            *request.headers_mut() = list.clone();
+            prop_assert_eq!(translator.check(&request, &target), Ok(()));
         }
     }
 

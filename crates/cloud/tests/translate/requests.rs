@@ -300,3 +300,32 @@ fn target_of_a_test_server_has_its_scheme_and_port() {
         "http://127.0.0.1:8080/model/us.anthropic.claude-opus-5-5/invoke"
     );
 }
+
+#[test]
+fn tool_id_of_another_vendor_is_replaced_in_call_and_result_alike() {
+    let content = r#"{"type":"tool_use","id":"call.1|2","name":"n","input":{ "a":1.0 }},{"type":"tool_use","id":"toolu_1","name":"n","input":{}},{"type":"tool_result","tool_use_id":"call.1|2","content":"c"}"#;
+    let members = format!(r#""messages":[{{"role":"user","content":[{content}]}}]"#);
+    let source = Bytes::from(body(&members));
+    let translator = Translator::new().with_replaced_tool_ids();
+    let uri = MESSAGES.parse().unwrap();
+    let sent = translator
+        .translate(&uri, &headers(&[]), &source, &vertex())
+        .unwrap();
+    let ids: Vec<_> = text(&sent.body)
+        .match_indices("toolu_")
+        .map(|(at, _)| at)
+        .collect();
+    let id = |at: usize| &text(&sent.body)[at..at + "toolu_".len() + 16];
+    assert_eq!(id(ids[0]), id(ids[2]));
+    assert_ne!(id(ids[0]), id(ids[1]));
+    assert_eq!(text(&sent.body).matches(id(ids[0])).count(), 2);
+    assert!(text(&sent.body).contains(r#""input":{ "a":1.0 }"#));
+    assert_eq!(
+        sent.losses.to_string(),
+        "messages[].content[].id=id of the API"
+    );
+    let again = translator
+        .translate(&sent.uri, &sent.headers, &sent.body, &vertex())
+        .unwrap();
+    assert_eq!(again.body, sent.body);
+}

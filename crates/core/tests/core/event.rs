@@ -7,7 +7,7 @@ use std::{
 
 use tower_claude_core::{
     Class, Dimension, Kind, Priority, RejectReason, Scope,
-    event::{AttemptDetails, Event, EventSink, emit},
+    event::{AttemptDetails, Event, EventSink, SkippedTarget, emit},
     toolkit::LimitWarning,
 };
 use tower_claude_wire::RateLimits;
@@ -50,6 +50,24 @@ fn event_reaches_the_observer_once() {
             class,
             asked: true,
             details,
+        },
+        Event::Routed {
+            layer,
+            model: Some("claude-sonnet-5-5"),
+            target: Some("vertex/global"),
+            because: "cost",
+            account: Some("google/project"),
+            attempt: 2,
+            skipped: &[SkippedTarget::new("a", "failed", "failed in this call")],
+        },
+        Event::Routed {
+            layer,
+            model: None,
+            target: None,
+            because: "none",
+            account: None,
+            attempt: 1,
+            skipped: &[],
         },
         Event::Paused {
             layer,

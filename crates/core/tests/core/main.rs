@@ -14,6 +14,7 @@ mod prior;
 mod redirect;
 mod rejection;
 mod request_body;
+mod reroute;
 mod response_body;
 mod saved_request;
 mod scope;

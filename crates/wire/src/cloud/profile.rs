@@ -18,7 +18,7 @@ pub enum Profile {
     Au,
     /// Asia and the Pacific.
     Apac,
-    /// The regions of AWS GovCloud (US).
+    /// The regions of AWS for the government of the United States.
     UsGov,
     /// All commercial regions.
     Global,
