@@ -21,12 +21,18 @@ const REASON: RejectReason = RejectReason::NoTarget {
     because: Kind::RateLimited,
 };
 
+/// The failures that a policy was notified of.
+type Failures = Arc<Mutex<Vec<(Kind, Option<RejectReason>)>>>;
+
+/// The ways that a policy was notified of, with the attempts so far.
+type Ways = Arc<Mutex<Vec<(Option<Reroute>, u32)>>>;
+
 /// Reports this way. Rejects each attempt if it has details.
 #[derive(Clone, Default)]
 struct Targets {
     way: Option<Reroute>,
     details: Option<&'static str>,
-    seen: Arc<Mutex<Vec<(Kind, Option<RejectReason>)>>>,
+    seen: Failures,
 }
 
 #[derive(Default)]
@@ -69,7 +75,7 @@ impl AttemptPolicy for Targets {
 
 /// Sends each call twice, and records the ways and the attempts that were counted.
 #[derive(Clone, Default)]
-struct Twice(Arc<Mutex<Vec<(Option<Reroute>, u32)>>>);
+struct Twice(Ways);
 
 impl CallPolicy for Twice {
     type State = u32;

@@ -122,7 +122,11 @@ impl Server {
             &mut self.pool
         };
         // What is not read is charged when the cache is known.
-        let admitted = pool.admit(now, GROUP, Charge { input_estimate: 1 });
+        let charge = Charge {
+            input_estimate: 1,
+            ..Charge::default()
+        };
+        let admitted = pool.admit(now, GROUP, charge);
         let id = admitted.map_err(|rejected| {
             // Only the Claude API names a wait.
             let wait = (self.target == 0).then(|| {
