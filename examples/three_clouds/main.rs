@@ -12,7 +12,7 @@ use tower::{Layer, ServiceExt};
 use tower_claude::{
     RequestBody, SpreadLayer,
     cloud::{
-        self, Bearer, CloudLayer, Issued,
+        Bearer, CloudLayer, Issued,
         bedrock::{Credentials, SigV4},
     },
     recommended,
@@ -62,7 +62,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .with_target(west.clone(), aws)
         .with_target(google.clone(), tokens)
         .with_target(Target::claude_api(), Bearer::fixed("key")?);
-    let spread = SpreadLayer::new([Target::claude_api(), west, google]).with_check(cloud::check);
+    let check = clouds.clone();
+    let spread = SpreadLayer::new([Target::claude_api(), west, google])
+        .with_check(move |request, target| check.check(request, target));
     let stack = recommended()
         .with_spread(spread)
         .with_prompt_cache()

@@ -109,7 +109,6 @@ mod bearer;
 #[cfg(feature = "bedrock")]
 pub mod bedrock;
 mod body;
-mod check;
 mod config;
 mod held;
 mod layer;
@@ -121,7 +120,6 @@ pub use answer::{LOSSES, Native, TARGET};
 pub use authorize::{Authorization, Authorize, AuthorizeError};
 pub use bearer::Bearer;
 pub use body::CloudBody;
-pub use check::check;
 pub use layer::CloudLayer;
 pub use refresh::Issued;
 pub use service::{CloudService, ResponseFuture};

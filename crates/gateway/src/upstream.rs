@@ -10,6 +10,7 @@ use tower::{Layer, ServiceExt, layer::util::Identity, util::BoxCloneSyncService}
 use tower_claude::{
     CacheLayer, LocalLimiter, RequestBody, RetryLayer, SpreadLayer, TokenBucketLayer,
     cloud::CloudLayer, limiter::ScopeSnapshot, recommended, retry::Timeouts, spread::Residency,
+    wire::cloud::Target,
 };
 
 use crate::{
@@ -278,7 +279,10 @@ fn targets(config: &UpstreamConfig) -> Result<(Option<SpreadLayer>, CloudLayer),
         };
         all.push(entry.spread_target(target));
     }
-    let spread = SpreadLayer::new(all).with_check(tower_claude::cloud::check);
+    let checks = cloud.clone();
+    let check =
+        move |request: &Request<RequestBody>, target: &Target| checks.check(request, target);
+    let spread = SpreadLayer::new(all).with_check(check);
     let spread = (!config.targets.is_empty()).then_some(spread);
     Ok((spread, cloud))
 }
