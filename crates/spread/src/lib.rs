@@ -97,6 +97,7 @@
 //! # Limits
 //! - `POST` requests to Messages and to token counting are spread. All others pass untouched.
 //! - A body that is not buffered, or is no JSON object, goes to a target of the Messages API.
+//! - The thinking of a model that the catalog does not list counts as bound.
 //! - Files, containers and message threads exist in one account. Name it in a [`Residency`] for
 //!   requests that use them.
 //! - Two conversations whose prompts were equal up to the thinking have one entry, and the last
