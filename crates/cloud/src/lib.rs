@@ -80,7 +80,7 @@
 //! A credential is fetched again five minutes before it expires, and calls use the old one meanwhile.
 //! For Google, `gcp_auth` is a source:
 //!
-//! ```ignore
+//! ```text
 //! let provider = gcp_auth::provider().await?;
 //! let tokens = Bearer::refreshing(move || {
 //!     let provider = provider.clone();
