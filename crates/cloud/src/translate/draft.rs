@@ -15,13 +15,13 @@ use tower_claude_wire::{
 };
 
 use super::{
-    Translator,
     body::{Body, json},
     content::Content,
     edit::{Fate, NOT_JSON},
     facts::{FIRST_VERSION, Facts},
     fields, headers,
     place::{Place, generation},
+    rules::Rules,
 };
 
 /// A translation whose body is not built yet.
@@ -55,7 +55,7 @@ pub(super) struct Draft<'a> {
     pub(super) uri: &'a Uri,
     pub(super) headers: &'a HeaderMap,
     pub(super) body: &'a Bytes,
-    pub(super) rules: &'a Translator,
+    pub(super) rules: &'a Rules,
 }
 
 impl Draft<'_> {

@@ -8,6 +8,7 @@ mod facts;
 mod fields;
 mod headers;
 mod place;
+mod rules;
 
 use std::borrow::Cow;
 
@@ -23,6 +24,7 @@ use self::{
     draft::{Draft, Plan},
     facts::Facts,
     place::Place,
+    rules::Rules,
 };
 
 /// A translator of requests for the Claude API into those of its targets. A pure function of the
@@ -57,9 +59,7 @@ use self::{
 /// ```
 #[derive(Clone, Debug)]
 pub struct Translator {
-    catalog: Cow<'static, ModelCatalog>,
-    betas: Betas,
-    replaces_tool_ids: bool,
+    rules: Rules,
 }
 
 impl Default for Translator {
@@ -89,23 +89,25 @@ impl Translator {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            catalog: Cow::Borrowed(ModelCatalog::builtin()),
-            betas: Betas::builtin().clone(),
-            replaces_tool_ids: false,
+            rules: Rules {
+                catalog: Cow::Borrowed(ModelCatalog::builtin()),
+                betas: Betas::builtin().clone(),
+                replaces_tool_ids: false,
+            },
         }
     }
 
     /// Sets the catalog of models. The default is the built-in one.
     #[must_use]
     pub fn with_catalog(mut self, catalog: ModelCatalog) -> Self {
-        self.catalog = Cow::Owned(catalog);
+        self.rules.catalog = Cow::Owned(catalog);
         self
     }
 
     /// Sets the betas that each cloud accepts. The default is the built-in table.
     #[must_use]
     pub fn with_betas(mut self, betas: Betas) -> Self {
-        self.betas = betas;
+        self.rules.betas = betas;
         self
     }
 
@@ -115,7 +117,7 @@ impl Translator {
     /// Each id is replaced by its hash, in the call and in its result.
     #[must_use]
     pub const fn with_replaced_tool_ids(mut self) -> Self {
-        self.replaces_tool_ids = true;
+        self.rules.replaces_tool_ids = true;
         self
     }
 
@@ -167,7 +169,7 @@ impl Translator {
         let place = Place::of(target);
         match Facts::read(uri, headers, body, target) {
             Ok(facts) => {
-                let model = self.catalog.lookup(&facts.model);
+                let model = self.rules.catalog.lookup(&facts.model);
                 let draft = Draft {
                     place,
                     target,
@@ -176,7 +178,7 @@ impl Translator {
                     uri,
                     headers,
                     body,
-                    rules: self,
+                    rules: &self.rules,
                 };
                 draft.plan()
             }
