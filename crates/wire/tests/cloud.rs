@@ -262,7 +262,9 @@ fn model_has_the_id_of_each_platform() {
         ),
         (&vertex, "claude-opus-4-7@default", "claude-opus-4-7"),
     ] {
-        let found = target.model_id(id, catalog()).map(|id| id.into_owned());
+        let found = target
+            .model_id(id, catalog())
+            .map(std::borrow::Cow::into_owned);
         assert_eq!(found.as_deref(), Ok(expected), "{id} on {target}");
     }
     for (target, id) in [

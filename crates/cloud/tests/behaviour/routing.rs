@@ -164,10 +164,9 @@ fn losses_are_in_the_header_and_in_the_extensions() {
         let fields = r#","max_tokens":5,"fallbacks":"default","diagnostics":{"a":1}"#;
         let body = FrameBody::full(prompt_with(OPUS, fields));
         let mut request = post(tower_claude_tests::BASE, body);
-        let betas = vec!["b-2027-01-01"; 1].join(",");
         request
             .headers_mut()
-            .insert("anthropic-beta", betas.parse().unwrap());
+            .insert("anthropic-beta", "b-2027-01-01".parse().unwrap());
         let got = send(&layer, &script, request).await;
         assert_eq!(
             got.header("x-tower-claude-losses"),
