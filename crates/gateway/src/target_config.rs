@@ -11,7 +11,7 @@ use tower_claude::{
     wire::cloud::{InvalidTarget, Profile, Target},
 };
 
-use crate::{config::base_url, secret::Secret};
+use crate::{base_url::base_url, secret::Secret};
 
 /// A cloud, region or account that serves the models of an upstream.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]

@@ -14,7 +14,8 @@ use tower_claude::{
 };
 
 use crate::{
-    config::{Auth, UpstreamConfig, base_url},
+    base_url::base_url,
+    config::{Auth, UpstreamConfig},
     connector::{Client, client, roots},
     credentials,
     headers::API_KEY,
