@@ -1,0 +1,5 @@
+//! Capacity planning for the Claude API from recorded traffic.
+#![forbid(unsafe_code)]
+
+pub mod record;
+pub mod time;
