@@ -49,7 +49,9 @@ impl Time {
             true => {
                 let local: jiff::civil::DateTime = text.trim().parse().map_err(|_| not(text))?;
                 let zoned = local.to_zoned(jiff::tz::TimeZone::UTC);
-                zoned.map(|zoned| zoned.timestamp().into()).map_err(|_| not(text))
+                zoned
+                    .map(|zoned| zoned.timestamp().into())
+                    .map_err(|_| not(text))
             }
             false => Self::parse(text),
         }
@@ -93,7 +95,8 @@ impl Time {
 }
 
 fn is_local(text: &str) -> bool {
-    text.trim().parse::<Timestamp>().is_err() && text.trim().parse::<jiff::civil::DateTime>().is_ok()
+    text.trim().parse::<Timestamp>().is_err()
+        && text.trim().parse::<jiff::civil::DateTime>().is_ok()
 }
 
 fn not(text: &str) -> String {

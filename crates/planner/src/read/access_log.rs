@@ -19,11 +19,32 @@ const TIMES: &[&str] = &["time", "timestamp", "@timestamp", "ts"];
 
 const STATUSES: &[&str] = &["status", "response_code", "response_status", "status_code"];
 const SECONDS: &[&str] = &["request_time", "upstream_response_time", "duration_s"];
-const MILLIS: &[&str] = &["duration", "duration_ms", "request_time_ms", "response_duration"];
-const PATHS: &[&str] = &["uri", "request_uri", "path", "request", "url", "x_envoy_original_path"];
-const SENT: &[&str] = &["request_length", "bytes_received", "request_bytes", "content_length"];
+const MILLIS: &[&str] = &[
+    "duration",
+    "duration_ms",
+    "request_time_ms",
+    "response_duration",
+];
+const PATHS: &[&str] = &[
+    "uri",
+    "request_uri",
+    "path",
+    "request",
+    "url",
+    "x_envoy_original_path",
+];
+const SENT: &[&str] = &[
+    "request_length",
+    "bytes_received",
+    "request_bytes",
+    "content_length",
+];
 const RECEIVED: &[&str] = &["body_bytes_sent", "bytes_sent", "response_bytes"];
-const REQUEST_IDS: &[&str] = &["upstream_http_request_id", "sent_http_request_id", "resp_request_id"];
+const REQUEST_IDS: &[&str] = &[
+    "upstream_http_request_id",
+    "sent_http_request_id",
+    "resp_request_id",
+];
 
 /// The bytes of a token, for the estimate of tokens.
 const BYTES_PER_TOKEN: u64 = 4;
@@ -109,7 +130,9 @@ fn record(object: &Map<String, Value>) -> Result<Record, String> {
     };
     headers::fill(&mut record, &headers);
     let status = find(object, STATUSES).and_then(json::count);
-    record.status = status.and_then(|status| u16::try_from(status).ok()).filter(|status| *status > 0);
+    record.status = status
+        .and_then(|status| u16::try_from(status).ok())
+        .filter(|status| *status > 0);
     let id = find(object, REQUEST_IDS).and_then(json::text);
     record.request_id = record.request_id.or(id.map(str::to_owned));
     record.model = object.get("model").and_then(json::text).map(str::to_owned);
@@ -122,7 +145,9 @@ fn record(object: &Map<String, Value>) -> Result<Record, String> {
             let bytes = find(object, bytes).and_then(json::count);
             // An error has no output.
             let is_error = field == "output" && record.status.is_some_and(|status| status >= 300);
-            tokens = bytes.filter(|_| !is_error).map(|bytes| bytes / BYTES_PER_TOKEN);
+            tokens = bytes
+                .filter(|_| !is_error)
+                .map(|bytes| bytes / BYTES_PER_TOKEN);
             if tokens.is_some() {
                 record.estimated.push(field.to_owned());
             }
@@ -165,7 +190,11 @@ fn time(value: &Value) -> Result<Time, String> {
     }
     let seconds = json::number(value).ok_or_else(|| format!("{value} is no time"))?;
     // Some logs have milliseconds.
-    let seconds = if seconds > 1e11 { seconds / 1e3 } else { seconds };
+    let seconds = if seconds > 1e11 {
+        seconds / 1e3
+    } else {
+        seconds
+    };
     Time::from_unix(seconds).ok_or_else(|| format!("{value} are no Unix seconds"))
 }
 

@@ -80,7 +80,11 @@ fn record(row: &Value, group: &Value, usage: &Value) -> Result<Record, String> {
         key: text("api_key_id"),
         workspace: text("workspace_id"),
         // Without their number, the requests of a row are unknown but the row is a sum.
-        requests: Some(count("requests").or_else(|| count("request_count")).unwrap_or(0)),
+        requests: Some(
+            count("requests")
+                .or_else(|| count("request_count"))
+                .unwrap_or(0),
+        ),
         ..Record::default()
     })
 }

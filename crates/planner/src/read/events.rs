@@ -44,14 +44,29 @@ fn check(record: &Record) -> Option<&'static str> {
     }
     let seconds = [record.wait, record.retry_after];
     let is_seconds = |seconds: f64| (0.0..1e9).contains(&seconds);
-    if seconds.into_iter().flatten().any(|seconds| !is_seconds(seconds)) {
+    if seconds
+        .into_iter()
+        .flatten()
+        .any(|seconds| !is_seconds(seconds))
+    {
         return Some("wait and retry_after are seconds from 0");
     }
-    if record.sample_rate.is_some_and(|rate| !(rate > 0.0 && rate <= 1.0)) {
+    if record
+        .sample_rate
+        .is_some_and(|rate| !(rate > 0.0 && rate <= 1.0))
+    {
         return Some("sample_rate is a share above 0 and up to 1");
     }
-    let tokens = [record.input, record.cache_read, record.cache_write, record.output];
+    let tokens = [
+        record.input,
+        record.cache_read,
+        record.cache_write,
+        record.output,
+    ];
     let is_absurd = |count: u64| count > MOST_TOKENS;
     let counts = tokens.into_iter().chain([record.requests]).flatten();
-    counts.into_iter().any(is_absurd).then_some("a count over 2^40")
+    counts
+        .into_iter()
+        .any(is_absurd)
+        .then_some("a count over 2^40")
 }

@@ -101,7 +101,11 @@ impl Parser for Documents {
 pub(super) fn number(value: &Value) -> Option<f64> {
     match value {
         Value::Number(number) => number.as_f64(),
-        Value::String(text) => text.trim().parse().ok().filter(|number: &f64| number.is_finite()),
+        Value::String(text) => text
+            .trim()
+            .parse()
+            .ok()
+            .filter(|number: &f64| number.is_finite()),
         _ => None,
     }
 }
@@ -117,5 +121,7 @@ pub(super) fn count(value: &Value) -> Option<u64> {
 
 /// Returns a text that is not empty.
 pub(super) fn text(value: &Value) -> Option<&str> {
-    value.as_str().filter(|text| !text.is_empty() && *text != "-")
+    value
+        .as_str()
+        .filter(|text| !text.is_empty() && *text != "-")
 }

@@ -70,7 +70,8 @@ impl Format {
     fn detect(start: &str) -> Option<Self> {
         let start = start.trim_start_matches('\u{feff}').trim_start();
         let line = start.lines().find(|line| !line.trim().is_empty())?.trim();
-        if start.starts_with(['{', '[']) && !line.starts_with("[log_") && !sdk_log::is_python(line) {
+        if start.starts_with(['{', '[']) && !line.starts_with("[log_") && !sdk_log::is_python(line)
+        {
             return json::detect(start, line);
         }
         // A program may print something of its own before the first line of the SDK.
@@ -309,7 +310,8 @@ fn lines(mut input: impl BufRead, parser: &mut dyn Parser, out: &mut Output<'_>)
     let mut line = Vec::new();
     loop {
         line.clear();
-        let length = io::Read::take(&mut input, LONGEST_LINE as u64).read_until(b'\n', &mut line)?;
+        let length =
+            io::Read::take(&mut input, LONGEST_LINE as u64).read_until(b'\n', &mut line)?;
         if length == 0 {
             break;
         }

@@ -61,7 +61,9 @@ fn record(resource: &Value, span: &Value) -> Result<Record, String> {
     let time = |name: &str| {
         let nanos = json::count(&span[name]).filter(|nanos| *nanos > 0);
         let micros = nanos.and_then(|nanos| i64::try_from(nanos / 1_000).ok());
-        micros.map(Time).ok_or_else(|| format!("a span without {name}"))
+        micros
+            .map(Time)
+            .ok_or_else(|| format!("a span without {name}"))
     };
     let start = time("startTimeUnixNano")?;
     let count = |key: &str| attribute(span, key).and_then(json::count);
@@ -86,7 +88,12 @@ fn record(resource: &Value, span: &Value) -> Result<Record, String> {
         call: json::text(&span["parentSpanId"])
             .or_else(|| json::text(&span["spanId"]))
             .map(str::to_owned),
-        attempt: Some(resent.and_then(|count| u32::try_from(count).ok()).unwrap_or(0) + 1),
+        attempt: Some(
+            resent
+                .and_then(|count| u32::try_from(count).ok())
+                .unwrap_or(0)
+                + 1,
+        ),
         model: text("gen_ai.response.model").or_else(|| text("gen_ai.request.model")),
         // By the conventions, the input includes what the cache provides.
         input: count("gen_ai.usage.input_tokens").map(|all| all.saturating_sub(cached)),
@@ -103,7 +110,9 @@ fn record(resource: &Value, span: &Value) -> Result<Record, String> {
         ending: text("tower_claude.ending"),
         request_id: text("request_id").or_else(|| text("anthropic.request_id")),
         tag: text("tag"),
-        process: attribute(resource, "service.instance.id").and_then(json::text).map(str::to_owned),
+        process: attribute(resource, "service.instance.id")
+            .and_then(json::text)
+            .map(str::to_owned),
         sample_rate: sample_rate(span),
         ..Record::default()
     })
@@ -112,13 +121,19 @@ fn record(resource: &Value, span: &Value) -> Result<Record, String> {
 /// Returns the share of kept spans, from `tracestate` (`ot=th:…`) or from an attribute.
 fn sample_rate(span: &Value) -> Option<f64> {
     let named = ["sampling.rate", "sample_rate", "SampleRate"];
-    let rate = named.iter().find_map(|name| attribute(span, name).and_then(json::number));
+    let rate = named
+        .iter()
+        .find_map(|name| attribute(span, name).and_then(json::number));
     // Some tools write the number of spans for which one stands.
     let rate = rate.map(|rate| if rate > 1.0 { 1.0 / rate } else { rate });
     rate.filter(|rate| *rate > 0.0).or_else(|| {
         let state = json::text(&span["traceState"])?;
-        let vendor = state.split(',').find_map(|part| part.trim().strip_prefix("ot="))?;
-        let threshold = vendor.split(';').find_map(|part| part.strip_prefix("th:"))?;
+        let vendor = state
+            .split(',')
+            .find_map(|part| part.trim().strip_prefix("ot="))?;
+        let threshold = vendor
+            .split(';')
+            .find_map(|part| part.strip_prefix("th:"))?;
         let digits = threshold.get(..threshold.len().min(14))?;
         let value = u64::from_str_radix(digits, 16).ok()? << (4 * (14 - digits.len()));
         Some(1.0 - value as f64 / (1_u64 << 56) as f64)

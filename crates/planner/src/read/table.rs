@@ -30,21 +30,34 @@ impl Table {
     fn record(&self, cells: &csv::StringRecord) -> Result<Record, String> {
         let cell = |names: &[&str]| {
             let column = names.iter().find_map(|name| self.columns.get(*name));
-            column.and_then(|column| cells.get(*column)).map(str::trim).filter(|cell| !cell.is_empty())
+            column
+                .and_then(|column| cells.get(*column))
+                .map(str::trim)
+                .filter(|cell| !cell.is_empty())
         };
         let count = |names: &[&str]| match cell(names) {
-            Some(cell) => cell.parse::<u64>().map(Some).map_err(|_| format!("{cell:?} is no count")),
+            Some(cell) => cell
+                .parse::<u64>()
+                .map(Some)
+                .map_err(|_| format!("{cell:?} is no count")),
             None => Ok(None),
         };
         let text = |name: &str| cell(&[name]).map(str::to_owned);
         let start = cell(TIMES).ok_or("no time")?;
         // The traces have no offset. Their times are UTC.
         let is_trace = self.columns.contains_key("TIMESTAMP");
-        let start = if is_trace { Time::parse_or_utc(start)? } else { Time::parse(start)? };
+        let start = if is_trace {
+            Time::parse_or_utc(start)?
+        } else {
+            Time::parse(start)?
+        };
         let status = count(&["status"])?;
         Ok(Record {
             t_start: start,
-            t_end: cell(&["t_end"]).map(Time::parse).transpose()?.filter(|end| *end >= start),
+            t_end: cell(&["t_end"])
+                .map(Time::parse)
+                .transpose()?
+                .filter(|end| *end >= start),
             input: count(&["input", "ContextTokens"])?,
             cache_read: count(&["cache_read"])?,
             cache_write: count(&["cache_write"])?,

@@ -19,7 +19,10 @@ pub(super) fn is_python(line: &str) -> bool {
 fn quoted<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     let at = text.rfind(key)? + key.len();
     let rest = text[at..].trim_start();
-    let quote = rest.chars().next().filter(|first| matches!(first, '\'' | '"'))?;
+    let quote = rest
+        .chars()
+        .next()
+        .filter(|first| matches!(first, '\'' | '"'))?;
     rest[1..].split(quote).next()
 }
 
@@ -27,7 +30,9 @@ fn quoted<'a>(text: &'a str, key: &str) -> Option<&'a str> {
 fn number_after(text: &str, key: &str) -> Option<u64> {
     let at = text.rfind(key)? + key.len();
     let rest = text[at..].trim_start();
-    let end = rest.find(|digit: char| !digit.is_ascii_digit()).unwrap_or(rest.len());
+    let end = rest
+        .find(|digit: char| !digit.is_ascii_digit())
+        .unwrap_or(rest.len());
     rest[..end].parse().ok()
 }
 

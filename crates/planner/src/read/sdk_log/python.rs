@@ -82,13 +82,18 @@ impl Parser for PythonLog {
         }
         let Some(offset) = self.offset else {
             if let Some((line, _)) = self.done.first() {
-                out.problem(*line, "local times without an offset, and no response with a date");
+                out.problem(
+                    *line,
+                    "local times without an offset, and no response with a date",
+                );
             }
             return;
         };
         for (line, mut record) in self.done.drain(..) {
             record.t_start = Time(record.t_start.0 - offset);
-            record.t_end = record.t_end.map(|end| Time(end.0 - offset).max(record.t_start));
+            record.t_end = record
+                .t_end
+                .map(|end| Time(end.0 - offset).max(record.t_start));
             out.record(line, record);
         }
     }
@@ -96,7 +101,9 @@ impl Parser for PythonLog {
 
 impl PythonLog {
     fn read_options(&self, options: &str) -> Record {
-        let body = options.find("'json_data': ").map_or("", |at| &options[at..]);
+        let body = options
+            .find("'json_data': ")
+            .map_or("", |at| &options[at..]);
         Record {
             call: quoted(options, "'idempotency_key':").map(str::to_owned),
             model: quoted(body, "'model':").map(str::to_owned),

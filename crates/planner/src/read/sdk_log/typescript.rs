@@ -54,7 +54,9 @@ impl Parser for TypeScriptLog {
 
     fn end(&mut self, out: &mut Output<'_>) {
         self.finish();
-        out.note("the TypeScript SDK logs no times: they are those of the server, in whole seconds");
+        out.note(
+            "the TypeScript SDK logs no times: they are those of the server, in whole seconds",
+        );
         for id in std::mem::take(&mut self.order) {
             let Some(request) = self.requests.remove(&id) else {
                 continue;
@@ -73,7 +75,10 @@ impl TypeScriptLog {
         let Some((line, head, object)) = self.entry.take() else {
             return;
         };
-        let Some((id, event)) = head.strip_prefix('[').and_then(|head| head.split_once("] ")) else {
+        let Some((id, event)) = head
+            .strip_prefix('[')
+            .and_then(|head| head.split_once("] "))
+        else {
             return;
         };
         if !self.requests.contains_key(id) {
@@ -90,7 +95,11 @@ impl TypeScriptLog {
             read_response(&mut request.record, &object);
         } else if event.starts_with("connection ") {
             request.is_answered = true;
-            let class = if event.contains("timed out") { "timeout" } else { "transport" };
+            let class = if event.contains("timed out") {
+                "timeout"
+            } else {
+                "transport"
+            };
             request.record.class = Some(class.to_owned());
         }
     }
@@ -116,7 +125,11 @@ fn read_response(record: &mut Record, object: &str) {
     let mut headers = HeaderMap::new();
     for line in object.lines() {
         if let Some((name, value)) = line.trim().trim_end_matches(',').split_once(": '") {
-            add_header(&mut headers, name.trim_matches('\''), value.trim_end_matches('\''));
+            add_header(
+                &mut headers,
+                name.trim_matches('\''),
+                value.trim_end_matches('\''),
+            );
         }
     }
     headers::fill(record, &headers);
