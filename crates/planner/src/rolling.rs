@@ -59,6 +59,23 @@ impl Peaks {
             active: clock.iter().filter(|sum| **sum > 0).count() as f64 / clock.len().max(1) as f64,
         }
     }
+
+    /// Divides all amounts, for points in smaller units.
+    pub(crate) fn divide(&mut self, by: u64) {
+        self.mean /= by as f64;
+        for amount in [
+            &mut self.minute_p50,
+            &mut self.minute_p95,
+            &mut self.minute_p99,
+            &mut self.clock_minute,
+            &mut self.minute_from_first,
+            &mut self.rolling_minute,
+            &mut self.five_seconds,
+            &mut self.one_second,
+        ] {
+            *amount = amount.div_ceil(by);
+        }
+    }
 }
 
 /// The most minutes of a list: two years.
@@ -106,17 +123,23 @@ pub fn rolling_max(points: &[Point], window: i64) -> u64 {
     u64::try_from(most).unwrap_or(u64::MAX)
 }
 
-/// Returns the sums of the last 60 s at each whole second from the first point to the last, sorted.
+/// The most samples of rolling minutes: those of 28 days.
+const MOST_SAMPLES: i64 = 28 * 86_400;
+
+/// Returns the sums of the last 60 s from the first point to the last, sorted. There is one for each
+/// second of up to 28 days, and fewer for longer times.
 #[must_use]
 pub fn rolling_minutes(points: &[Point]) -> Vec<u64> {
     let (Some(first), Some(last)) = (points.first(), points.last()) else {
         return Vec::new();
     };
-    let seconds = ((last.0 - first.0) / SECOND + 1).min(MOST_MINUTES * 60);
+    let span = last.0 - first.0;
+    let step = SECOND.max(span / MOST_SAMPLES);
+    let samples = span / step + 1;
     let (mut from, mut to, mut sum) = (0, 0, 0_u128);
-    let mut sums = Vec::with_capacity(seconds as usize);
-    for second in 0..seconds {
-        let now = first.0 + second * SECOND;
+    let mut sums = Vec::with_capacity(samples as usize);
+    for sample in 0..samples {
+        let now = first.0 + sample * step;
         while to < points.len() && points[to].0 <= now {
             sum += u128::from(points[to].1);
             to += 1;
