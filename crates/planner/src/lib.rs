@@ -5,7 +5,7 @@
 //!   [`Coverage`](traffic::Coverage) that says what is missing.
 //! * [`demand`] finds what callers wanted, without waits and retries.
 //! * [`replay`] sends it through the limiter of the layers in virtual time, and [`bucket`] does the
-//!   same as fast arithmetic, for the [search](search) of the least limit.
+//!   same as fast arithmetic, for the [`search`] of the least limit.
 //! * [`plan`], [`diagnose`] and [`evidence`] return reports: plain data that serde writes as JSON,
 //!   with a `text()` of at most 40 lines.
 //!

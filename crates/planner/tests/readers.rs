@@ -10,7 +10,7 @@ use tower_claude_planner::{
 fn parse(text: &str) -> Result<(FileReport, Vec<Record>), ReadError> {
     let mut records = Vec::new();
     let report = read("log", text.as_bytes(), None, &mut |_, record| {
-        records.push(record)
+        records.push(record);
     })?;
     Ok((report, records))
 }
@@ -20,7 +20,7 @@ fn traffic(logs: &[&str]) -> Traffic {
     for (number, log) in logs.iter().enumerate() {
         let name = format!("log{number}");
         let report = read(&name, log.as_bytes(), None, &mut |line, record| {
-            builder.add(line, &record)
+            builder.add(line, &record);
         });
         builder.end_file(report.unwrap());
     }

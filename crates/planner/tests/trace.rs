@@ -20,7 +20,7 @@ fn trace() -> Traffic {
     let mut builder = TrafficBuilder::new(None);
     let input = BufReader::new(File::open(path).unwrap());
     let report = read("trace.csv", input, None, &mut |line, record| {
-        builder.add(line, &record)
+        builder.add(line, &record);
     });
     builder.end_file(report.unwrap());
     builder.build().unwrap()
@@ -31,7 +31,7 @@ fn few() -> Traffic {
     let log = "t_start,input,output\n2026-11-28T09:00:00Z,5,6\n2026-11-28T09:00:01Z,5,6\n2026-11-28T09:01:00Z,5,6\n";
     let mut builder = TrafficBuilder::new(None);
     let report = read("few.csv", log.as_bytes(), None, &mut |line, record| {
-        builder.add(line, &record)
+        builder.add(line, &record);
     });
     builder.end_file(report.unwrap());
     builder.build().unwrap()
