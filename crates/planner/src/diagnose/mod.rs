@@ -10,12 +10,15 @@ use serde::Serialize;
 use crate::{
     limits::{self, LimitTable},
     mark::Mark,
-    time::{MINUTE, Time},
+    time::{MINUTE, SECOND, Time},
     traffic::{Coverage, NameId, Row, Traffic},
 };
 
 pub use self::cause::Cause;
 use self::pool::Pool;
+
+/// The shortest wait of a slow call.
+pub(crate) const SLOW: i64 = SECOND;
 
 /// The most request ids of a finding.
 const MOST_IDS: usize = 20;

@@ -2,16 +2,13 @@
 
 use std::collections::VecDeque;
 
-use super::Cause;
+use super::{Cause, SLOW};
 use crate::{
     limits::PoolLimits,
     mark::Mark,
     time::{MINUTE, SECOND},
     traffic::{NameId, Outcome, Row, Traffic},
 };
-
-/// The shortest wait of a slow call.
-const SLOW: i64 = SECOND;
 
 /// The share of retries from which on they are a storm.
 const STORM: f64 = 0.2;
