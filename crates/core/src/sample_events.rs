@@ -10,6 +10,7 @@ use crate::{
     endpoint::Endpoint,
     event::{AttemptEnd, Ending},
     scope::Scope,
+    workload::Workload,
 };
 
 pub(crate) const MODEL: &str = "claude-sonnet-5-5";
@@ -40,7 +41,10 @@ pub(crate) fn answered<'a>(
         model: Some(model),
         scope,
         credential: 7,
+        tenant: None,
+        workload: Workload::NONE,
         status: Some(StatusCode::OK),
+        limits: None,
         wait: Duration::ZERO,
         first_content: Some(Duration::from_millis(400)),
         duration: Duration::from_secs(2),

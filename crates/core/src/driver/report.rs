@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{Request, StatusCode, response::Parts};
 use tokio::time::Instant;
-use tower_claude_wire::{self as wire, Billing, Peek, Platform, Usage};
+use tower_claude_wire::{self as wire, Billing, Peek, Platform, RateLimits, Usage};
 use tracing::level_filters::LevelFilter;
 
 use super::{
@@ -96,6 +96,8 @@ pub(super) struct Report {
     status: Option<StatusCode>,
     request_id: Option<Box<str>>,
     cause: Option<Box<str>>,
+    /// The rate-limit headers of the response, if the observer wants them.
+    limits: Option<Box<RateLimits>>,
     /// The first content of the last attempt.
     first_content: Option<Instant>,
     /// The usage of the present attempt.
@@ -108,6 +110,8 @@ pub(super) struct Report {
     has_spans: bool,
     /// The observer wants the bodies of rejected requests.
     keeps_body: bool,
+    /// The observer wants the rate-limit headers.
+    keeps_limits: bool,
     /// The body of the present attempt, if it is kept.
     body: Option<Bytes>,
 }
@@ -137,7 +141,8 @@ impl Report {
         if !record.sink.is_observed() {
             record.sink = reporter.sink.clone();
         }
-        let keeps_body = reporter.sink_or(&record.sink).wants_rejected_requests();
+        let sink = reporter.sink_or(&record.sink);
+        let (keeps_body, keeps_limits) = (sink.wants_rejected_requests(), sink.wants_rate_limits());
         Box::new(Self {
             number: record.drivers,
             reports_call,
@@ -150,12 +155,14 @@ impl Report {
             status: None,
             request_id: None,
             cause: None,
+            limits: None,
             first_content: None,
             usage: Usage::default(),
             billing: None,
             wants_output: true,
             has_spans,
             keeps_body,
+            keeps_limits,
             body: None,
         })
     }
@@ -206,6 +213,7 @@ impl Report {
         self.status = None;
         self.request_id = None;
         self.cause = None;
+        self.limits = None;
         self.first_content = None;
         self.usage = Usage::default();
         self.billing = None;
@@ -303,6 +311,10 @@ impl Report {
     pub(super) fn on_head(&mut self, head: &Parts) {
         self.status = Some(head.status);
         self.request_id = wire::request_id(&head.headers).map(Box::from);
+        if self.keeps_limits {
+            let limits = RateLimits::from_headers(&head.headers);
+            self.limits = (!limits.is_empty()).then(|| Box::new(limits));
+        }
     }
 
     #[cold]
@@ -385,7 +397,10 @@ impl Report {
             model: self.model.as_deref(),
             scope: self.scope.as_ref(),
             credential: call.known_credential(),
+            tenant: call.tenant().map(|tenant| &*tenant.0),
+            workload: call.workload(),
             status: self.status,
+            limits: self.limits.as_deref(),
             wait,
             first_content: self
                 .first_content
@@ -441,6 +456,8 @@ impl Report {
             model: record.model.as_deref(),
             scope: record.scope.as_ref(),
             credential: call.known_credential(),
+            tenant: call.tenant().map(|tenant| &*tenant.0),
+            workload: call.workload(),
             status: result.status,
             attempts: record.attempts,
             wait: record.wait,

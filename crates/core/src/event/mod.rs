@@ -601,6 +601,12 @@ pub trait Observer: Send + Sync {
         ModelCatalog::builtin()
     }
 
+    /// Returns true if [`AttemptEnd::limits`] must have the rate-limit headers of the response. False
+    /// by default, and then they are not read for it.
+    fn wants_rate_limits(&self) -> bool {
+        false
+    }
+
     /// Returns true if [`on_rejected_request`](Self::on_rejected_request) wants the bodies of
     /// requests. False by default, and then no body is kept.
     fn wants_rejected_requests(&self) -> bool {
@@ -672,6 +678,12 @@ impl EventSink {
     pub(crate) fn wants_rejected_requests(&self) -> bool {
         let observer = self.observer.as_ref();
         observer.is_some_and(|observer| observer.wants_rejected_requests())
+    }
+
+    /// Returns true if the observer wants the rate-limit headers of responses.
+    pub(crate) fn wants_rate_limits(&self) -> bool {
+        let observer = self.observer.as_ref();
+        observer.is_some_and(|observer| observer.wants_rate_limits())
     }
 
     pub(crate) fn on_rejected_request(&self, end: &AttemptEnd<'_>, body: Option<&[u8]>) {

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use tower_claude_wire::{Bill, Billing, Usage};
+use tower_claude_wire::{Bill, Billing, RateLimits, Usage};
 
 use crate::{
     class::{Class, Kind},
     endpoint::Endpoint,
     rejection::Rejection,
     scope::Scope,
+    workload::Workload,
 };
 
 /// The longest wait of an ordinary call.
@@ -69,8 +70,15 @@ pub struct AttemptEnd<'a> {
     /// The keyed hash of the credential, as [`Scope::credential`](crate::Scope::credential). 0 if
     /// it is not known.
     pub credential: u64,
+    /// The tenant of the call.
+    pub tenant: Option<&'a str>,
+    /// The workload of the call.
+    pub workload: Workload,
     /// The status of the response, if there was one.
     pub status: Option<StatusCode>,
+    /// The rate-limit headers of the response, if there were some and the observer
+    /// [wants them](super::Observer::wants_rate_limits).
+    pub limits: Option<&'a RateLimits>,
     /// The time from the start of the attempt until it was sent: the wait for a limiter, or for an
     /// inner service that was not ready.
     pub wait: Duration,
@@ -119,6 +127,10 @@ pub struct CallEnd<'a> {
     /// The keyed hash of the credential, as [`Scope::credential`](crate::Scope::credential). 0 if
     /// it is not known.
     pub credential: u64,
+    /// The tenant of the call.
+    pub tenant: Option<&'a str>,
+    /// The workload of the call.
+    pub workload: Workload,
     /// The status of the response for the caller, if there is one. A
     /// [`RejectionLayer`](crate::RejectionLayer) outside may replace that of a rejection.
     pub status: Option<StatusCode>,
