@@ -34,6 +34,7 @@ pub(crate) fn answered<'a>(
 ) -> AttemptEnd<'a> {
     AttemptEnd {
         layer: "retry",
+        call: 1,
         attempt: 1,
         ending: Ending::Answered,
         class: Class::SUCCESS,
@@ -44,7 +45,8 @@ pub(crate) fn answered<'a>(
         tenant: None,
         workload: Workload::NONE,
         status: Some(StatusCode::OK),
-        limits: None,
+        request: None,
+        response: None,
         wait: Duration::ZERO,
         first_content: Some(Duration::from_millis(400)),
         duration: Duration::from_secs(2),

@@ -22,6 +22,7 @@ fn usage() -> Usage {
 fn call<'a>(asked: &'a str, model: Option<&'a str>, usage: &'a Usage) -> CallEnd<'a> {
     CallEnd {
         layer: "retry",
+        call: 1,
         ending: Ending::Answered,
         class: Class::SUCCESS,
         endpoint: Endpoint::Messages,
@@ -40,6 +41,7 @@ fn call<'a>(asked: &'a str, model: Option<&'a str>, usage: &'a Usage) -> CallEnd
         usage,
         bill: None,
         request_id: Some("req_1"),
+        request: None,
         rejection: None,
         cause: None,
         fallback: None,
