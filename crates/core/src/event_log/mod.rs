@@ -66,7 +66,7 @@ use std::{
     num::{NonZeroU32, NonZeroU64, NonZeroUsize},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
@@ -173,7 +173,7 @@ impl EventLog {
         });
         let names = Names {
             process,
-            workloads: self.workloads,
+            workloads: RwLock::new(self.workloads),
         };
         let log = Arc::new(Shared {
             queue: Queue::new(self.buffer.get()),
@@ -238,6 +238,11 @@ impl EventLogObserver {
     /// The log ends as well when all observers are dropped.
     pub fn close(&self) {
         self.0.0.queue.close();
+    }
+
+    /// Adds a name of a [`Workload`], as [`EventLog::with_workload`] does.
+    pub fn name_workload(&self, name: &str) {
+        self.0.0.names.name_workload(name);
     }
 
     /// Returns the state of the log.

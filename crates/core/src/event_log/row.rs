@@ -3,6 +3,7 @@
 use std::{
     borrow::Cow,
     collections::HashMap,
+    sync::{PoisonError, RwLock},
     time::{Duration, SystemTime},
 };
 
@@ -22,11 +23,11 @@ use crate::{
 };
 
 /// The names in rows that no event has.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Names {
     pub(super) process: Box<str>,
     /// The names of workloads, which are hashes in events.
-    pub(super) workloads: HashMap<Workload, Box<str>>,
+    pub(super) workloads: RwLock<HashMap<Workload, Box<str>>>,
 }
 
 /// A row: an attempt, or a call that was not sent.
@@ -226,13 +227,21 @@ impl Names {
         Some(CallId { process, number })
     }
 
-    fn tag(&self, workload: Workload) -> Option<Cow<'_, str>> {
+    pub(super) fn name_workload(&self, name: &str) {
+        let workloads = self.workloads.write();
+        let mut workloads = workloads.unwrap_or_else(PoisonError::into_inner);
+        workloads.insert(Workload::named(name), name.into());
+    }
+
+    fn tag(&self, workload: Workload) -> Option<Cow<'static, str>> {
         if workload == Workload::NONE {
             return None;
         }
-        Some(match self.workloads.get(&workload) {
-            Some(name) => Cow::Borrowed(name),
-            None => Cow::Owned(format!("{:016x}", workload.to_bits())),
+        let workloads = self.workloads.read();
+        let workloads = workloads.unwrap_or_else(PoisonError::into_inner);
+        Some(match workloads.get(&workload) {
+            Some(name) => name.to_string().into(),
+            None => format!("{:016x}", workload.to_bits()).into(),
         })
     }
 
