@@ -16,6 +16,7 @@
 //! | Model id | [`ModelCatalog::lookup`] |
 //! | Usage and model | [`ModelCatalog::bill`] |
 //! | Host and path | [`Platform::of`] |
+//! | Limits in the Admin API | [`admin`] |
 //!
 //! ```
 //! use tower_claude_wire::{ApiError, ModelCatalog, RateLimits};
@@ -39,6 +40,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod admin;
 mod count;
 mod error;
 mod fields;
