@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tower_claude_wire::ModelCatalog;
 
+use crate::admin::AdminApi;
 use crate::batches::outcome::SelectOutcome;
 use crate::fault::Incident;
 use crate::script::SelectReply;
@@ -62,6 +63,7 @@ pub(crate) struct Config {
     pub(crate) tokens_per_event: u64,
     pub(crate) output_tokens: u64,
     pub(crate) api_key: Option<String>,
+    pub(crate) admin: Option<AdminApi>,
     pub(crate) snapshot: HeaderSnapshot,
     pub(crate) family: HeaderFamily,
     pub(crate) platform: Platform,

@@ -106,6 +106,7 @@
 //! thresholds, concurrency, the cost of a rejection) are settings.
 #![forbid(unsafe_code)]
 
+mod admin;
 mod batches;
 mod body;
 mod check;
@@ -131,6 +132,7 @@ mod sse;
 mod state;
 mod validate;
 
+pub use admin::AdminApi;
 pub use batches::outcome::{BatchOutcome, LostCreation};
 pub use body::FakeBody;
 pub use config::{HeaderFamily, HeaderSnapshot, Platform};

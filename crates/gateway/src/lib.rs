@@ -58,6 +58,7 @@
 //! to this machine only.
 #![forbid(unsafe_code)]
 
+pub mod admin;
 mod client_service;
 mod config;
 mod config_error;
