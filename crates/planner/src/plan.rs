@@ -1,0 +1,756 @@
+//! The plan: which limit binds, which limit and tier are enough, and what would change it.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use tower_claude_wire::ModelCatalog;
+
+use crate::{
+    bucket::{self, DIMENSIONS, Quota},
+    capacity::{CAPACITIES, CapacityEvidence},
+    demand::{Basis, Demand, PoolDemand},
+    event::{self, Event, EventBasis},
+    forecast::{Forecast, forecast},
+    limits::{self, Known, LimitTable, PoolLimits, TIERS},
+    mark::Mark,
+    money,
+    replay::{self, Summary},
+    rolling::{Peaks, Point, rolling_minutes},
+    search::{Target, least_limit},
+    time::{SECOND, WEEK},
+    traffic::{Coverage, NameId, Traffic},
+    what_if::WhatIf,
+};
+
+/// The most pools that are planned. The others are counted.
+const MOST_POOLS: usize = 5;
+
+/// The largest share of refused requests with which a tier without pacing is enough.
+const FEW_REFUSED: f64 = 0.001;
+
+/// The options of a plan.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PlanOptions {
+    /// The only pool to plan. Default: the busiest.
+    pub pool: Option<String>,
+    /// The limits. Default: those that response headers have shown.
+    pub limits: Option<LimitTable>,
+    /// The time in which a bucket fills. Default: what the traffic shows, or all three.
+    pub capacity: Option<Duration>,
+    /// The factor of growth to plan for. Default 1.5.
+    pub growth: f64,
+    /// The target for waits with pacing. Default: 95 % of the requests wait for 5 s at most.
+    pub target: Target,
+    /// The what-ifs.
+    pub what_ifs: Vec<WhatIf>,
+    /// The events.
+    pub events: Vec<Event>,
+}
+
+impl Default for PlanOptions {
+    fn default() -> Self {
+        Self {
+            pool: None,
+            limits: None,
+            capacity: None,
+            growth: 1.5,
+            target: Target::DEFAULT,
+            what_ifs: Vec::new(),
+            events: Vec::new(),
+        }
+    }
+}
+
+/// A plan.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct PlanReport {
+    /// The answer in one sentence.
+    pub verdict: String,
+    /// The date of the catalog of tiers and prices.
+    pub catalog_as_of: String,
+    /// The basis of all figures.
+    pub coverage: Coverage,
+    /// The target for waits with pacing.
+    pub target: Target,
+    /// The factor of growth.
+    pub growth: f64,
+    /// The pools, the busiest first.
+    pub pools: Vec<PoolPlan>,
+    /// The names of the pools that were left out.
+    pub other_pools: Vec<String>,
+    /// What makes figures less certain.
+    pub warnings: Vec<String>,
+}
+
+/// The plan of one pool.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct PoolPlan {
+    /// The pool.
+    pub pool: String,
+    /// The basis of its demand.
+    pub basis: Basis,
+    /// The mark of all figures about the record: exact, unless tokens are estimated or missing.
+    pub mark: Mark,
+    /// The limits in force, if they are known.
+    pub limits: Option<Known>,
+    /// The limits of the replay: those in force, or those of a tier.
+    pub replayed: Known,
+    /// What the traffic shows about the size of the buckets.
+    pub capacity: CapacityEvidence,
+    /// The dimensions.
+    pub dimensions: Vec<DimensionPlan>,
+    /// The replays through the limiter, one for each possible size of the buckets.
+    pub replays: Vec<LimitReplay>,
+    /// The dimension that delays the most requests in the replay with the smallest buckets. If none
+    /// is delayed, the one that comes closest.
+    pub binding: usize,
+    /// True if the replay has delayed requests.
+    pub is_bound: bool,
+    /// The tiers.
+    pub tiers: Vec<TierRow>,
+    /// The price of the traffic for 30 days in US dollars, if it is known.
+    pub dollars_per_month: Option<f64>,
+    /// The effects of the what-ifs.
+    pub what_ifs: Vec<WhatIfResult>,
+    /// The events.
+    pub events: Vec<EventResult>,
+    /// The forecast of the binding dimension.
+    pub forecast: Option<Forecast>,
+    /// The reason for which there is no forecast.
+    pub no_forecast: Option<String>,
+}
+
+/// The plan of one dimension of a pool.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct DimensionPlan {
+    /// The name.
+    pub dimension: &'static str,
+    /// The limit per minute of the replay.
+    pub limit: Option<u64>,
+    /// The peaks.
+    pub peaks: Peaks,
+    /// The shares of time in which the last 60 s used more than 50, 80 and 100 % of the limit.
+    pub time_above: Option<[f64; 3]>,
+    /// The hours per week in which the last 60 s used more than 80 % of the limit.
+    pub hours_per_week_above_80: Option<f64>,
+    /// The least limits.
+    pub needs: Vec<Need>,
+}
+
+/// The least limits per minute for one size of the buckets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Need {
+    /// The time in which a bucket fills, in seconds.
+    pub capacity_seconds: u64,
+    /// The least limit at which no request waits. It is also the least at which none is refused
+    /// without pacing.
+    pub without_wait: Option<u64>,
+    /// The least limit that meets the target with pacing.
+    pub for_target: Option<u64>,
+    /// The least limit at which no request waits for more than 30 s.
+    pub within_30_seconds: Option<u64>,
+}
+
+/// Replays under the limits in force.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[non_exhaustive]
+pub struct LimitReplay {
+    /// The time in which a bucket fills, in seconds.
+    pub capacity_seconds: u64,
+    /// With pacing.
+    pub paced: Summary,
+    /// Without pacing.
+    pub unpaced: Summary,
+}
+
+/// One tier.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct TierRow {
+    /// The name.
+    pub tier: &'static str,
+    /// The limits.
+    pub limits: PoolLimits,
+    /// The fits, by size of the buckets.
+    pub fits: Vec<TierFit>,
+}
+
+/// The fit of a tier for one size of the buckets.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[non_exhaustive]
+pub struct TierFit {
+    /// The time in which a bucket fills, in seconds.
+    pub capacity_seconds: u64,
+    /// The recorded traffic.
+    pub now: Fit,
+    /// The traffic with growth.
+    pub grown: Fit,
+}
+
+/// The fit of limits.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[non_exhaustive]
+pub struct Fit {
+    /// The 95th percentile of the waits with pacing, in seconds.
+    pub wait_p95: f64,
+    /// The longest wait with pacing, in seconds.
+    pub wait_max: f64,
+    /// The share of requests that are refused without pacing.
+    pub refused: f64,
+    /// True if the target is met with pacing.
+    pub suffices_paced: bool,
+    /// True if at most one request of a thousand is refused without pacing.
+    pub suffices_unpaced: bool,
+}
+
+/// The effect of a what-if on a pool.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct WhatIfResult {
+    /// The what-if.
+    pub what_if: String,
+    /// The reason for which it changes nothing, or a remark.
+    pub note: Option<String>,
+    /// The need for the target in the binding dimension, before and after.
+    pub need: (Option<u64>, Option<u64>),
+    /// The 95th percentile of the waits in seconds under the limits of the replay, before and after.
+    pub wait_p95: (f64, f64),
+    /// The price for 30 days in US dollars, before and after.
+    pub dollars_per_month: (Option<f64>, Option<f64>),
+}
+
+/// The plan of an event.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct EventResult {
+    /// The event.
+    pub event: String,
+    /// The traffic that it is a multiple of. `None` if there is none.
+    pub basis: Option<EventBasis>,
+    /// The needs for the target in each dimension, with the smallest possible buckets.
+    pub needs: [Option<u64>; 3],
+    /// True if the limits of the replay are enough.
+    pub fits: bool,
+    /// The 95th percentile of the waits in seconds under the limits of the replay.
+    pub wait_p95: f64,
+}
+
+/// Makes a plan. `progress` gets a name of the step and the share that is done, from 0 to 1.
+///
+/// # Errors
+/// Returns a message if the traffic is sampled, or if an option names something unknown.
+pub fn plan(
+    traffic: &Traffic,
+    options: &PlanOptions,
+    progress: &mut dyn FnMut(&str, f64),
+) -> Result<PlanReport, String> {
+    check(traffic, options)?;
+    let pools = chosen_pools(traffic, options.pool.as_deref())?;
+    let demands: Vec<PoolDemand> = traffic
+        .pools()
+        .into_iter()
+        .map(|pool| PoolDemand::of(traffic, pool))
+        .collect();
+    for what_if in &options.what_ifs {
+        if what_if.count(&demands, &traffic.names) == 0 {
+            return Err(format!(
+                "the what-if {what_if} concerns no request of the record"
+            ));
+        }
+    }
+    let kept: Vec<NameId> = pools.iter().copied().take(MOST_POOLS).collect();
+    let mut planned = Vec::new();
+    for (index, pool) in kept.iter().enumerate() {
+        let mut step = |name: &str, share: f64| {
+            progress(name, (index as f64 + share) / kept.len() as f64);
+        };
+        let demand = demands.iter().find(|demand| demand.pool == *pool);
+        if let Some(demand) = demand.filter(|demand| !demand.demand.is_empty()) {
+            planned.push(pool_plan(traffic, demand, &demands, options, &mut step));
+        }
+    }
+    let others = pools.iter().skip(MOST_POOLS);
+    let other_pools = others
+        .map(|pool| traffic.names.get(*pool).to_owned())
+        .collect();
+    let first = planned
+        .first()
+        .ok_or("the record has no call that wanted an answer")?;
+    Ok(PlanReport {
+        verdict: crate::verdict::plan(first, options),
+        catalog_as_of: ModelCatalog::builtin().as_of().to_owned(),
+        coverage: traffic.coverage.clone(),
+        target: options.target,
+        growth: options.growth,
+        warnings: warnings(&traffic.coverage, &planned),
+        pools: planned,
+        other_pools,
+    })
+}
+
+fn check(traffic: &Traffic, options: &PlanOptions) -> Result<(), String> {
+    let rate = traffic.coverage.sample_rate;
+    if rate < 1.0 {
+        return Err(format!(
+            "the record keeps {:.1} % of the requests only: peaks cannot be known from a sample",
+            rate * 100.0
+        ));
+    }
+    if !(0.01..=1_000.0).contains(&options.growth) {
+        return Err("the growth is a factor such as 1.5".to_owned());
+    }
+    Ok(())
+}
+
+/// Returns the pools to plan.
+pub(crate) fn chosen_pools(traffic: &Traffic, name: Option<&str>) -> Result<Vec<NameId>, String> {
+    let pools = traffic.pools();
+    let Some(name) = name else { return Ok(pools) };
+    let group = ModelCatalog::builtin()
+        .get(name)
+        .map(|model| model.rate_group.to_string());
+    let wanted = traffic
+        .names
+        .find(name)
+        .or_else(|| traffic.names.find(&group?));
+    let found = pools.iter().copied().find(|pool| Some(*pool) == wanted);
+    found.map(|pool| vec![pool]).ok_or_else(|| {
+        let names: Vec<&str> = pools.iter().map(|pool| traffic.names.get(*pool)).collect();
+        format!(
+            "no pool {name:?} in the record, which has {}",
+            names.join(", ")
+        )
+    })
+}
+
+/// Returns the amounts of one dimension. Requests are whole.
+pub(crate) fn points(demand: &[Demand], dimension: usize) -> Vec<Point> {
+    let amount = |request: &Demand| request.limited()[dimension];
+    demand
+        .iter()
+        .map(|request| (request.at, amount(request)))
+        .collect()
+}
+
+/// Returns the peaks of a dimension.
+pub(crate) fn peaks(demand: &[Demand], dimension: usize) -> Peaks {
+    let mut peaks = Peaks::of(&points(demand, dimension));
+    if dimension == 0 {
+        // Requests are counted in thousandths.
+        peaks.divide(1_000);
+    }
+    peaks
+}
+
+fn pool_plan(
+    traffic: &Traffic,
+    pool: &PoolDemand,
+    all: &[PoolDemand],
+    options: &PlanOptions,
+    progress: &mut dyn FnMut(&str, f64),
+) -> PoolPlan {
+    let name = traffic.names.get(pool.pool);
+    let demand = &pool.demand;
+    let known = match &options.limits {
+        Some(table) => table.of(name),
+        None => limits::shown(traffic, pool.pool),
+    };
+    let capacity = evidence(traffic, pool.pool, known.as_ref(), options.capacity);
+    let possible: Vec<Duration> = capacity
+        .possible_seconds
+        .iter()
+        .map(|seconds| Duration::from_secs(*seconds))
+        .collect();
+    let smallest = possible.last().copied().unwrap_or(CAPACITIES[0]);
+    progress("tiers", 0.0);
+    let tiers = tiers(demand, name, &possible, options);
+    let replayed = known.clone().unwrap_or_else(|| assumed(&tiers, name));
+    let mut replays = Vec::new();
+    for (index, burst) in possible.iter().enumerate() {
+        let quota = Quota {
+            limits: replayed.limits,
+            burst: *burst,
+        };
+        let done = index as f64;
+        let mut step = |paces: bool| {
+            let waits = replay::replay(demand, &quota, paces, |count| {
+                let half = if paces { 0.0 } else { 0.5 };
+                let share = half + 0.5 * count as f64 / demand.len() as f64;
+                progress("replay", 0.2 + 0.4 * (done + share) / possible.len() as f64);
+            });
+            Summary::of(&waits)
+        };
+        replays.push(LimitReplay {
+            capacity_seconds: burst.as_secs(),
+            paced: step(true),
+            unpaced: step(false),
+        });
+    }
+    let mut dimensions = Vec::new();
+    for dimension in 0..3 {
+        progress("needs", 0.6 + 0.3 * dimension as f64 / 3.0);
+        let sizes = if options.capacity.is_some() {
+            &possible[..]
+        } else {
+            &CAPACITIES[..]
+        };
+        let limit = replayed.limits[dimension];
+        dimensions.push(dimension_plan(demand, dimension, limit, sizes, options));
+    }
+    let bound = replays
+        .last()
+        .and_then(|replay| replay.paced.binding_dimension());
+    let binding = bound.unwrap_or_else(|| closest(&dimensions, smallest));
+    progress("what-ifs", 0.9);
+    let span = (traffic.coverage.span() as f64 / SECOND as f64).max(60.0);
+    let dollars = |demand: &[Demand]| {
+        let price = money::price(demand, &traffic.names, None, false)?;
+        Some(price * 30.0 * 86_400.0 / span)
+    };
+    let quota = Quota {
+        limits: replayed.limits,
+        burst: smallest,
+    };
+    let context = Context {
+        traffic,
+        pool,
+        all,
+        quota,
+        binding,
+        target: options.target,
+        per_month: 30.0 * 86_400.0 / span,
+    };
+    let (found, no_forecast) = match forecast(&points(demand, binding), scaled(&replayed, binding))
+    {
+        Ok(forecast) => (Some(in_units(forecast, binding)), None),
+        Err(reason) => (None, Some(reason)),
+    };
+    PoolPlan {
+        pool: name.to_owned(),
+        basis: pool.basis,
+        mark: Mark::exact_if(pool.basis.is_exact()),
+        limits: known,
+        capacity,
+        binding,
+        is_bound: bound.is_some(),
+        dollars_per_month: dollars(demand),
+        what_ifs: options
+            .what_ifs
+            .iter()
+            .map(|what_if| context.what_if(what_if))
+            .collect(),
+        events: options
+            .events
+            .iter()
+            .map(|event| context.event(event))
+            .collect(),
+        forecast: found,
+        no_forecast,
+        replayed,
+        dimensions,
+        replays,
+        tiers,
+    }
+}
+
+/// Returns the limit in the units of the demand.
+fn scaled(known: &Known, dimension: usize) -> Option<u64> {
+    let limit = known.limits[dimension]?;
+    Some(limit.saturating_mul(bucket::scale(dimension)))
+}
+
+fn in_units(mut forecast: Forecast, dimension: usize) -> Forecast {
+    let scale = bucket::scale(dimension) as f64;
+    let (middle, low, high) = forecast.in_four_weeks;
+    forecast.last_week_p95 /= scale;
+    forecast.in_four_weeks = (middle / scale, low / scale, high / scale);
+    forecast
+}
+
+fn evidence(
+    traffic: &Traffic,
+    pool: NameId,
+    known: Option<&Known>,
+    chosen: Option<Duration>,
+) -> CapacityEvidence {
+    let mut found = match known.filter(|known| !known.is_assumed) {
+        Some(known) => CapacityEvidence::of(traffic, pool, &known.limits),
+        None => CapacityEvidence::none(),
+    };
+    if let Some(chosen) = chosen {
+        found.possible_seconds = vec![chosen.as_secs().max(1)];
+    }
+    found
+}
+
+/// Returns the limits of the lowest tier that is enough with pacing, or those of the highest.
+fn assumed(tiers: &[TierRow], pool: &str) -> Known {
+    let fits = |row: &&TierRow| row.fits.last().is_some_and(|fit| fit.now.suffices_paced);
+    let row = tiers.iter().find(fits).or(tiers.last());
+    match row {
+        Some(row) => Known {
+            limits: row.limits,
+            source: format!("assumed: tier {}", row.tier),
+            is_assumed: true,
+        },
+        None => Known {
+            limits: [None; 3],
+            source: format!("no limits are published for the pool {pool}"),
+            is_assumed: true,
+        },
+    }
+}
+
+fn dimension_plan(
+    demand: &[Demand],
+    dimension: usize,
+    limit: Option<u64>,
+    sizes: &[Duration],
+    options: &PlanOptions,
+) -> DimensionPlan {
+    let points = points(demand, dimension);
+    let above = limit.map(|limit| {
+        let limit = limit.saturating_mul(bucket::scale(dimension)) as f64;
+        let sums = rolling_minutes(&points);
+        [0.5, 0.8, 1.0].map(|share| {
+            let below = sums.partition_point(|sum| *sum as f64 <= limit * share);
+            (sums.len() - below) as f64 / sums.len().max(1) as f64
+        })
+    });
+    // The hours of a short record are not scaled up to a week.
+    let span = points.last().map_or(0, |last| last.0) - points.first().map_or(0, |first| first.0);
+    let hours = (span.min(WEEK)) as f64 / (3_600 * SECOND) as f64;
+    let need = |burst: &Duration| {
+        let least = |target: &Target| least_limit(demand, dimension, *burst, target);
+        Need {
+            capacity_seconds: burst.as_secs(),
+            without_wait: least(&Target::NONE),
+            for_target: least(&options.target),
+            within_30_seconds: least(&Target {
+                share: 1.0,
+                wait: Duration::from_secs(30),
+            }),
+        }
+    };
+    DimensionPlan {
+        dimension: DIMENSIONS[dimension],
+        limit,
+        peaks: peaks(demand, dimension),
+        time_above: above,
+        hours_per_week_above_80: above.map(|above| above[1] * hours),
+        needs: sizes.iter().map(need).collect(),
+    }
+}
+
+/// Returns the dimension whose need comes closest to its limit.
+fn closest(dimensions: &[DimensionPlan], burst: Duration) -> usize {
+    let ratio = |plan: &DimensionPlan| {
+        let need = plan
+            .needs
+            .iter()
+            .find(|need| need.capacity_seconds == burst.as_secs());
+        let need = need.and_then(|need| need.without_wait).unwrap_or(0) as f64;
+        // Without limits, the output counts five times: that is the usual ratio of limits.
+        let weight = [1.0 / 400.0, 1.0, 0.2];
+        match plan.limit {
+            Some(limit) => need / limit.max(1) as f64,
+            None => need * weight[0],
+        }
+    };
+    let all = dimensions.iter().enumerate();
+    let most = all.max_by(|a, b| ratio(a.1).total_cmp(&ratio(b.1)));
+    most.map_or(1, |(index, _)| index)
+}
+
+fn tiers(demand: &[Demand], pool: &str, sizes: &[Duration], options: &PlanOptions) -> Vec<TierRow> {
+    let rows = TIERS.iter().filter_map(|(tier, name)| {
+        let limits = limits::of_tier(*tier, pool)?;
+        let fits = sizes.iter().map(|burst| TierFit {
+            capacity_seconds: burst.as_secs(),
+            now: fit(demand, &limits, *burst, 1.0, &options.target),
+            grown: fit(demand, &limits, *burst, options.growth, &options.target),
+        });
+        Some(TierRow {
+            tier: name,
+            limits,
+            fits: fits.collect(),
+        })
+    });
+    rows.collect()
+}
+
+/// Returns the fit of limits for demand that is `growth` times as large, which is that of lower
+/// limits for the same demand.
+fn fit(
+    demand: &[Demand],
+    limits: &PoolLimits,
+    burst: Duration,
+    growth: f64,
+    target: &Target,
+) -> Fit {
+    let quota = Quota {
+        limits: limits.map(|limit| limit.map(|limit| (limit as f64 / growth) as u64)),
+        burst,
+    };
+    let waits = |paces| {
+        let mut waits = Vec::with_capacity(demand.len());
+        bucket::replay(demand, &quota, paces, |_, wait| {
+            waits.push(wait);
+            true
+        });
+        Summary::of(&waits)
+    };
+    let (paced, unpaced) = (waits(true), waits(false));
+    Fit {
+        wait_p95: paced.wait_p95,
+        wait_max: paced.wait_max,
+        refused: unpaced.refused,
+        suffices_paced: target.is_met(demand, &quota),
+        suffices_unpaced: unpaced.refused <= FEW_REFUSED,
+    }
+}
+
+/// What the effects of what-ifs and events depend on.
+struct Context<'a> {
+    traffic: &'a Traffic,
+    pool: &'a PoolDemand,
+    all: &'a [PoolDemand],
+    quota: Quota,
+    binding: usize,
+    target: Target,
+    per_month: f64,
+}
+
+impl Context<'_> {
+    fn need(&self, demand: &[Demand], dimension: usize) -> Option<u64> {
+        least_limit(demand, dimension, self.quota.burst, &self.target)
+    }
+
+    fn wait_p95(&self, demand: &[Demand]) -> f64 {
+        let mut waits = Vec::with_capacity(demand.len());
+        bucket::replay(demand, &self.quota, true, |_, wait| {
+            waits.push(wait);
+            true
+        });
+        Summary::of(&waits).wait_p95
+    }
+
+    fn dollars(&self, demand: &[Demand], model: Option<&str>, is_batch: bool) -> Option<f64> {
+        Some(money::price(demand, &self.traffic.names, model, is_batch)? * self.per_month)
+    }
+
+    fn what_if(&self, what_if: &WhatIf) -> WhatIfResult {
+        let before = &self.pool.demand;
+        let need = self.need(before, self.binding);
+        let wait = self.wait_p95(before);
+        let dollars = self.dollars(before, None, false);
+        if let Some(note) = what_if.no_effect() {
+            return WhatIfResult {
+                what_if: what_if.to_string(),
+                note: Some(note.to_owned()),
+                need: (need, need),
+                wait_p95: (wait, wait),
+                dollars_per_month: (dollars, dollars),
+            };
+        }
+        let names = &self.traffic.names;
+        let edited = what_if.edit(before, names);
+        let mut after = edited.demand;
+        let mut note = None;
+        let mut price = self.dollars(&after, None, false);
+        let batched = self.dollars(&edited.batched, None, true);
+        price = price.zip(batched).map(|(price, batched)| price + batched);
+        if let WhatIf::Model(_, to) = what_if {
+            let catalog = ModelCatalog::builtin();
+            let group = catalog.lookup(to).rate_group;
+            let moved = self.dollars(&edited.moved, Some(to), false);
+            price = price.zip(moved).map(|(price, moved)| price + moved);
+            if *group == *names.get(self.pool.pool) {
+                after.extend(edited.moved);
+                after.sort_by_key(|request| request.at);
+                note = Some(format!("no gain: both models share the limits of {group}"));
+            } else {
+                note = Some(self.other_pool(&group, edited.moved));
+            }
+        }
+        WhatIfResult {
+            what_if: what_if.to_string(),
+            note,
+            need: (need, self.need(&after, self.binding)),
+            wait_p95: (wait, self.wait_p95(&after)),
+            dollars_per_month: (dollars, price),
+        }
+    }
+
+    /// Describes the need of the pool that gets the requests of another model.
+    fn other_pool(&self, group: &str, mut moved: Vec<Demand>) -> String {
+        let names = &self.traffic.names;
+        let other = self.all.iter().find(|pool| names.get(pool.pool) == group);
+        if let Some(other) = other {
+            moved.extend(&other.demand);
+            moved.sort_by_key(|request| request.at);
+        }
+        let need = self.need(&moved, self.binding);
+        let need = need.map_or_else(|| "no limit".to_owned(), crate::text::count);
+        format!(
+            "pool {group} then needs {need} {}",
+            DIMENSIONS[self.binding]
+        )
+    }
+
+    fn event(&self, event: &Event) -> EventResult {
+        let name = format!(
+            "{} {}x {} min",
+            event.at.to_minute(),
+            event.factor,
+            event.length.as_secs() / 60
+        );
+        let Some((demand, basis)) = event::demand(&self.pool.demand, event) else {
+            return EventResult {
+                event: name,
+                basis: None,
+                needs: [None; 3],
+                fits: false,
+                wait_p95: 0.0,
+            };
+        };
+        EventResult {
+            event: name,
+            basis: Some(basis),
+            needs: [0, 1, 2].map(|dimension| self.need(&demand, dimension)),
+            fits: self.target.is_met(&demand, &self.quota),
+            wait_p95: self.wait_p95(&demand),
+        }
+    }
+}
+
+fn warnings(coverage: &Coverage, pools: &[PoolPlan]) -> Vec<String> {
+    let mut warnings = crate::verdict::coverage_warnings(coverage);
+    for plan in pools {
+        let (basis, pool) = (&plan.basis, &plan.pool);
+        if basis.is_understated() {
+            warnings.push(format!(
+                "pool {pool}: {} of {} calls were not answered, so the need is understated",
+                basis.unanswered + basis.unlinked_failures,
+                basis.calls + basis.unlinked_failures
+            ));
+        }
+        if basis.has_sums {
+            warnings.push(format!(
+                "pool {pool}: sums hide bursts, so needs are lower bounds"
+            ));
+        }
+        if basis.unmeasured > 0 {
+            warnings.push(format!(
+                "pool {pool}: {} calls without tokens",
+                basis.unmeasured
+            ));
+        }
+    }
+    warnings
+}

@@ -1,0 +1,651 @@
+//! Recorded traffic in compact form, with what is known about its completeness.
+
+use std::collections::HashMap;
+
+use foldhash::fast::FixedState;
+use serde::Serialize;
+use std::hash::BuildHasher;
+use tower_claude_wire::ModelCatalog;
+
+use crate::{
+    read::FileReport,
+    record::{Record, RecordedLimits},
+    time::{HOUR, SECOND, Time},
+};
+
+/// The pool of requests whose model is not known.
+pub const UNKNOWN: &str = "unknown";
+
+/// The smallest difference between a client's clock and the server's that is corrected.
+const SKEW: i64 = 2 * SECOND;
+
+/// The shortest time without records that is reported.
+const HOLE: i64 = HOUR;
+
+/// A time without records is reported if it is this many times the median gap.
+const TIMES_MEDIAN: i64 = 50;
+
+/// The most holes that are reported.
+const MOST_HOLES: usize = 5;
+
+/// The outcome of an attempt, as far as planning needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The API answered.
+    Answered,
+    /// 429 for requests, tokens or concurrency.
+    RateLimited,
+    /// 429 for a sharp rise.
+    RampLimited,
+    /// A spend limit, or another problem of billing.
+    SpendLimit,
+    /// 529, or `overloaded_error`.
+    Overloaded,
+    /// Another 5xx.
+    ServerError,
+    /// No response in time.
+    Timeout,
+    /// The connection failed.
+    Transport,
+    /// 401.
+    Unauthorized,
+    /// 403.
+    Forbidden,
+    /// Another 4xx: the request is wrong.
+    Invalid,
+    /// The log does not tell.
+    Unknown,
+}
+
+impl Outcome {
+    fn of(record: &Record) -> Self {
+        if let Some(outcome) = record.class.as_deref().and_then(Self::of_class) {
+            return outcome;
+        }
+        if record.error_type.as_deref() == Some("overloaded_error") {
+            return Self::Overloaded;
+        }
+        let code = record.error_code.as_deref().unwrap_or_default();
+        match record.status {
+            Some(200..300) => Self::Answered,
+            Some(429) if code == "ramp_limit_exceeded" => Self::RampLimited,
+            Some(402) => Self::SpendLimit,
+            Some(429) if code.contains("spend_limit") || code == "credits_required" => {
+                Self::SpendLimit
+            }
+            Some(400) if record.error_type.as_deref() == Some("billing_error") => Self::SpendLimit,
+            Some(429) => Self::RateLimited,
+            Some(401) => Self::Unauthorized,
+            Some(403) => Self::Forbidden,
+            Some(408 | 504 | 524) => Self::Timeout,
+            Some(529) => Self::Overloaded,
+            Some(424 | 500..) => Self::ServerError,
+            Some(300..500) => Self::Invalid,
+            Some(_) => Self::Unknown,
+            None if record.requests.is_some() || record.output.is_some() => Self::Answered,
+            None => Self::Unknown,
+        }
+    }
+
+    fn of_class(class: &str) -> Option<Self> {
+        Some(match class {
+            "success" | "refusal" | "truncated" => Self::Answered,
+            "rate_limited" => Self::RateLimited,
+            "ramp_limited" => Self::RampLimited,
+            "spend_limit" => Self::SpendLimit,
+            "overloaded" => Self::Overloaded,
+            "server_error" => Self::ServerError,
+            "timeout" => Self::Timeout,
+            "transport" => Self::Transport,
+            "unauthorized" => Self::Unauthorized,
+            "forbidden" => Self::Forbidden,
+            "bad_request" | "not_found" | "too_large" | "conflict" => Self::Invalid,
+            _ => return None,
+        })
+    }
+
+    /// Returns true if a call fails with it although its request is in order.
+    #[must_use]
+    pub const fn is_refusal(self) -> bool {
+        !matches!(self, Self::Answered | Self::Invalid | Self::Unknown)
+    }
+}
+
+/// An index of a name in [`Names`].
+pub type NameId = u16;
+
+/// The names of pools, models, tags and keys.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    names: Vec<Box<str>>,
+    ids: HashMap<Box<str>, NameId>,
+}
+
+impl Names {
+    /// The most names. Further ones share the last id.
+    const MOST: usize = NameId::MAX as usize;
+
+    fn id(&mut self, name: &str) -> NameId {
+        if let Some(id) = self.ids.get(name) {
+            return *id;
+        }
+        if self.names.len() == Self::MOST {
+            return NameId::MAX - 1;
+        }
+        let id = self.names.len() as NameId;
+        self.names.push(name.into());
+        self.ids.insert(name.into(), id);
+        id
+    }
+
+    /// Returns the name, which is empty for an unknown id.
+    #[must_use]
+    pub fn get(&self, id: NameId) -> &str {
+        self.names.get(usize::from(id)).map_or("", |name| name)
+    }
+
+    /// Returns the id of a name that occurs.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<NameId> {
+        self.ids.get(name).copied()
+    }
+}
+
+/// One attempt, a call that was not sent, or a sum. Times are microseconds since 1970.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// The start, before the wait.
+    pub start: i64,
+    /// The time of sending.
+    pub sent: i64,
+    /// The end. The time of sending if it is not known.
+    pub end: i64,
+    /// The hash of the call's id, or 0.
+    pub call: u64,
+    /// The number of the attempt, or 0 if it is not known.
+    pub attempt: u16,
+    /// The number of requests. 1 unless the row is a sum.
+    pub requests: u32,
+    /// True for a sum over a period.
+    pub is_sum: bool,
+    /// Input tokens that were neither read from the cache nor written to it.
+    pub input: u64,
+    /// Input tokens read from the cache.
+    pub cache_read: u64,
+    /// Input tokens written to the cache.
+    pub cache_write: u64,
+    /// Output tokens.
+    pub output: u64,
+    /// True if the tokens are not known.
+    pub is_unmeasured: bool,
+    /// True if tokens are estimates.
+    pub is_estimated: bool,
+    /// True if a layer rejected the call.
+    pub is_local: bool,
+    /// True if the record names concurrency as the reason.
+    pub is_concurrency: bool,
+    /// The outcome.
+    pub outcome: Outcome,
+    /// The status, or 0.
+    pub status: u16,
+    /// The rate group.
+    pub pool: NameId,
+    /// The model.
+    pub model: NameId,
+    /// The tag.
+    pub tag: NameId,
+    /// The key.
+    pub key: NameId,
+    /// The process, or the file if the record does not name one.
+    pub process: NameId,
+    /// The server's clock, or 0.
+    pub date: i64,
+    /// `retry-after` in seconds, or a negative number.
+    pub retry_after: f32,
+    /// The index of the shown limits, or `u32::MAX`.
+    limits: u32,
+    /// The index of the request id of a failure, or `u32::MAX`.
+    request_id: u32,
+    /// The index of the file.
+    pub file: u16,
+    /// The line.
+    pub line: u32,
+}
+
+impl Row {
+    /// Returns the input that the limit counts.
+    #[must_use]
+    pub const fn limited_input(&self) -> u64 {
+        self.input.saturating_add(self.cache_write)
+    }
+}
+
+/// Shown limits: requests, input and output tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// The limits per minute.
+    pub limit: [Option<u64>; 3],
+    /// The remaining amounts.
+    pub remaining: [Option<u64>; 3],
+}
+
+impl Shown {
+    fn of(limits: &RecordedLimits) -> Self {
+        let all = [limits.requests, limits.input_tokens, limits.output_tokens];
+        Self {
+            limit: all.map(|limit| limit?.limit),
+            remaining: all.map(|limit| limit?.remaining),
+        }
+    }
+}
+
+/// A time without records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Hole {
+    /// The last record before it.
+    pub from: Time,
+    /// The first record after it.
+    pub until: Time,
+}
+
+/// The completeness of the traffic: the basis of all figures.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Coverage {
+    /// The files.
+    pub files: Vec<FileReport>,
+    /// The first record.
+    pub from: Time,
+    /// The last record.
+    pub until: Time,
+    /// The number of records of the Messages endpoint.
+    pub records: u64,
+    /// The number of records with the same request id or the same attempt of a call. They are left
+    /// out.
+    pub duplicates: u64,
+    /// The number of records of other endpoints. They are left out.
+    pub other_endpoints: u64,
+    /// The number of records without tokens.
+    pub unmeasured: u64,
+    /// The number of records with estimated tokens.
+    pub estimated: u64,
+    /// The number of records without a status.
+    pub without_status: u64,
+    /// The number of records with a wait.
+    pub with_wait: u64,
+    /// The number of sums.
+    pub sums: u64,
+    /// The length of the longest sum in seconds, or 0.
+    pub longest_sum_seconds: f64,
+    /// The smallest share of records that was kept.
+    pub sample_rate: f64,
+    /// The longest times without records.
+    pub holes: Vec<Hole>,
+    /// The seconds of all holes.
+    pub hole_seconds: f64,
+    /// The corrected clocks: the process, and the seconds by which it was ahead.
+    pub skews: Vec<(String, f64)>,
+}
+
+impl Coverage {
+    /// Returns the time from the first record to the last, in microseconds.
+    #[must_use]
+    pub const fn span(&self) -> i64 {
+        self.until.0 - self.from.0
+    }
+
+    /// Returns the number of skipped lines of all files.
+    #[must_use]
+    pub fn skipped(&self) -> u64 {
+        self.files.iter().map(|file| file.skipped).sum()
+    }
+}
+
+/// Recorded traffic, in the order of start.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Traffic {
+    /// The rows.
+    pub rows: Vec<Row>,
+    /// The names.
+    pub names: Names,
+    /// The completeness.
+    pub coverage: Coverage,
+    shown: Vec<Shown>,
+    request_ids: Vec<Box<str>>,
+}
+
+impl Traffic {
+    /// Returns the limits in the response of a row.
+    #[must_use]
+    pub fn shown(&self, row: &Row) -> Option<&Shown> {
+        self.shown.get(row.limits as usize)
+    }
+
+    /// Returns the request id of a failed row.
+    #[must_use]
+    pub fn request_id(&self, row: &Row) -> Option<&str> {
+        let id = self.request_ids.get(row.request_id as usize)?;
+        Some(id)
+    }
+
+    /// Returns the place of a row, for messages.
+    #[must_use]
+    pub fn place(&self, row: &Row) -> String {
+        let file = self.coverage.files.get(usize::from(row.file));
+        let name = file.map_or("", |file| &file.name);
+        format!("{name}:{}", row.line)
+    }
+
+    /// Returns the pools with rows, the busiest by input first.
+    #[must_use]
+    pub fn pools(&self) -> Vec<NameId> {
+        let mut sums: HashMap<NameId, u64> = HashMap::new();
+        for row in &self.rows {
+            *sums.entry(row.pool).or_default() += row.limited_input() + u64::from(row.requests);
+        }
+        let mut pools: Vec<(NameId, u64)> = sums.into_iter().collect();
+        pools.sort_by_key(|(pool, sum)| (std::cmp::Reverse(*sum), *pool));
+        pools.into_iter().map(|(pool, _)| pool).collect()
+    }
+}
+
+/// A builder of [`Traffic`].
+#[derive(Debug)]
+pub struct TrafficBuilder {
+    rows: Vec<Row>,
+    names: Names,
+    shown: Vec<Shown>,
+    request_ids: Vec<Box<str>>,
+    /// The hashes of what identifies a record.
+    seen: std::collections::HashSet<u64, FixedState>,
+    hasher: FixedState,
+    coverage: Coverage,
+    /// The model of records without one.
+    assumed_model: Option<String>,
+    pools: HashMap<Box<str>, NameId>,
+}
+
+impl TrafficBuilder {
+    /// Returns a builder. Records without a model and pool get `assumed_model`.
+    #[must_use]
+    pub fn new(assumed_model: Option<&str>) -> Self {
+        let mut names = Names::default();
+        names.id("");
+        Self {
+            rows: Vec::new(),
+            names,
+            shown: Vec::new(),
+            request_ids: Vec::new(),
+            seen: std::collections::HashSet::with_hasher(FixedState::default()),
+            hasher: FixedState::default(),
+            coverage: Coverage {
+                files: Vec::new(),
+                from: Time(0),
+                until: Time(0),
+                records: 0,
+                duplicates: 0,
+                other_endpoints: 0,
+                unmeasured: 0,
+                estimated: 0,
+                without_status: 0,
+                with_wait: 0,
+                sums: 0,
+                longest_sum_seconds: 0.0,
+                sample_rate: 1.0,
+                holes: Vec::new(),
+                hole_seconds: 0.0,
+                skews: Vec::new(),
+            },
+            assumed_model: assumed_model.map(str::to_owned),
+            pools: HashMap::new(),
+        }
+    }
+
+    /// Adds a record of the file that will be reported next.
+    pub fn add(&mut self, line: u64, record: &Record) {
+        let endpoint = record.endpoint.as_deref().unwrap_or("messages");
+        if endpoint != "messages" {
+            self.coverage.other_endpoints += 1;
+            return;
+        }
+        if self.is_duplicate(record) {
+            self.coverage.duplicates += 1;
+            return;
+        }
+        self.count(record);
+        let row = self.row(line, record);
+        self.rows.push(row);
+    }
+
+    /// Ends a file.
+    pub fn end_file(&mut self, report: FileReport) {
+        self.coverage.files.push(report);
+    }
+
+    fn is_duplicate(&mut self, record: &Record) -> bool {
+        let hash = if let Some(id) = &record.request_id {
+            self.hasher.hash_one(("id", id))
+        } else if let (Some(call), Some(attempt)) = (&record.call, record.attempt) {
+            self.hasher
+                .hash_one(("call", call, attempt, record.t_start.0))
+        } else {
+            return false;
+        };
+        !self.seen.insert(hash)
+    }
+
+    fn count(&mut self, record: &Record) {
+        let coverage = &mut self.coverage;
+        coverage.records += 1;
+        let is_measured = record.input.is_some() || record.output.is_some();
+        coverage.unmeasured += u64::from(!is_measured);
+        coverage.estimated += u64::from(!record.estimated.is_empty());
+        let is_sum = record.requests.is_some();
+        coverage.without_status +=
+            u64::from(record.status.is_none() && record.class.is_none() && !is_sum);
+        coverage.with_wait += u64::from(record.wait.is_some());
+        coverage.sums += u64::from(is_sum);
+        if let (true, Some(end)) = (is_sum, record.t_end) {
+            let length = (end.0 - record.t_start.0) as f64 / SECOND as f64;
+            coverage.longest_sum_seconds = coverage.longest_sum_seconds.max(length);
+        }
+        if let Some(rate) = record.sample_rate {
+            coverage.sample_rate = coverage.sample_rate.min(rate);
+        }
+    }
+
+    fn row(&mut self, line: u64, record: &Record) -> Row {
+        let start = record.t_start.0;
+        let wait = (record.wait.unwrap_or(0.0) * SECOND as f64).round() as i64;
+        let sent = start + wait;
+        let outcome = Outcome::of(record);
+        let limits = record.limits.as_ref().map(Shown::of);
+        let limits = limits
+            .filter(|shown| *shown != Shown::default())
+            .map(|shown| {
+                self.shown.push(shown);
+                self.shown.len() as u32 - 1
+            });
+        let id = record
+            .request_id
+            .as_deref()
+            .filter(|_| outcome.is_refusal());
+        let request_id = id.map(|id| {
+            self.request_ids.push(id.into());
+            self.request_ids.len() as u32 - 1
+        });
+        let file = self.coverage.files.len();
+        let process = match &record.process {
+            Some(process) => self.names.id(process),
+            None => self.names.id(&format!("file {}", file + 1)),
+        };
+        let model = record.model.as_deref().or(self.assumed_model.as_deref());
+        let model = model.unwrap_or_default().to_owned();
+        let pool = self.pool(record, &model);
+        let mut name = |text: &Option<String>| self.names.id(text.as_deref().unwrap_or_default());
+        Row {
+            start,
+            sent,
+            end: record.t_end.map_or(sent, |end| end.0.max(sent)),
+            call: record
+                .call
+                .as_ref()
+                .map_or(0, |call| self.hasher.hash_one(call).max(1)),
+            attempt: record
+                .attempt
+                .map_or(0, |attempt| attempt.min(u32::from(u16::MAX)) as u16),
+            requests: record
+                .requests
+                .map_or(1, |requests| requests.min(u64::from(u32::MAX)) as u32),
+            is_sum: record.requests.is_some(),
+            input: record.input.unwrap_or(0),
+            cache_read: record.cache_read.unwrap_or(0),
+            cache_write: record.cache_write.unwrap_or(0),
+            output: record.output.unwrap_or(0),
+            is_unmeasured: record.input.is_none() && record.output.is_none(),
+            is_estimated: !record.estimated.is_empty(),
+            is_local: record.refused_by.is_some(),
+            is_concurrency: record.because.as_deref() == Some("concurrency"),
+            outcome,
+            status: record.status.unwrap_or(0),
+            pool,
+            tag: name(&record.tag),
+            key: name(&record.key),
+            model: self.names.id(&model),
+            process,
+            date: record.date.map_or(0, |date| date.0),
+            retry_after: record.retry_after.map_or(-1.0, |seconds| seconds as f32),
+            limits: limits.unwrap_or(u32::MAX),
+            request_id: request_id.unwrap_or(u32::MAX),
+            file: file.min(usize::from(u16::MAX)) as u16,
+            line: line.min(u64::from(u32::MAX)) as u32,
+        }
+    }
+
+    fn pool(&mut self, record: &Record, model: &str) -> NameId {
+        let named = record
+            .pool
+            .as_deref()
+            .map(|pool| pool.strip_prefix("messages/").unwrap_or(pool));
+        let key = named.filter(|pool| !pool.is_empty()).unwrap_or(model);
+        let key = if record.fast {
+            format!("{key} (fast)")
+        } else {
+            key.to_owned()
+        };
+        if let Some(id) = self.pools.get(key.as_str()) {
+            return *id;
+        }
+        let group = match named {
+            Some(pool) if !pool.is_empty() => pool.to_owned(),
+            _ if model.is_empty() => UNKNOWN.to_owned(),
+            _ => ModelCatalog::builtin().lookup(model).rate_group.to_string(),
+        };
+        let group = if record.fast && !group.ends_with("fast") {
+            format!("{group} fast")
+        } else {
+            group
+        };
+        let id = self.names.id(&group);
+        self.pools.insert(key.into(), id);
+        id
+    }
+
+    /// Returns the traffic, in order and with corrected clocks. `None` if there is no row.
+    #[must_use]
+    pub fn build(mut self) -> Option<Traffic> {
+        self.correct_clocks();
+        self.rows.sort_by_key(|row| (row.start, row.file, row.line));
+        let (first, last) = (self.rows.first()?, self.rows.last()?);
+        let mut coverage = self.coverage;
+        coverage.from = Time(first.start);
+        let last_sum = self
+            .rows
+            .iter()
+            .filter(|row| row.is_sum)
+            .map(|row| row.end)
+            .max();
+        coverage.until = Time(last.start.max(last_sum.unwrap_or(i64::MIN)));
+        (coverage.holes, coverage.hole_seconds) = holes(&self.rows);
+        Some(Traffic {
+            rows: self.rows,
+            names: self.names,
+            coverage,
+            shown: self.shown,
+            request_ids: self.request_ids,
+        })
+    }
+
+    /// Shifts the rows of a process whose clock differs from the server's.
+    fn correct_clocks(&mut self) {
+        let mut skews: HashMap<NameId, Vec<i64>> = HashMap::new();
+        for row in self.rows.iter().filter(|row| row.date != 0) {
+            // The header has whole seconds, and was made between sending and the end.
+            let skew = if row.date + SECOND <= row.sent {
+                row.sent - row.date - SECOND / 2
+            } else if row.date > row.end + SECOND {
+                row.end - row.date
+            } else {
+                0
+            };
+            skews.entry(row.process).or_default().push(skew);
+        }
+        let mut shifts: HashMap<NameId, i64> = HashMap::new();
+        for (process, mut skews) in skews {
+            let middle = skews.len() / 2;
+            let (_, median, _) = skews.select_nth_unstable(middle);
+            if median.abs() >= SKEW {
+                shifts.insert(process, *median);
+                let name = self.names.get(process).to_owned();
+                self.coverage
+                    .skews
+                    .push((name, *median as f64 / SECOND as f64));
+            }
+        }
+        self.coverage.skews.sort_by(|a, b| a.0.cmp(&b.0));
+        for row in &mut self.rows {
+            if let Some(shift) = shifts.get(&row.process) {
+                row.start -= shift;
+                row.sent -= shift;
+                row.end -= shift;
+            }
+        }
+    }
+}
+
+/// Returns the longest times without rows, and the seconds of all of them.
+fn holes(rows: &[Row]) -> (Vec<Hole>, f64) {
+    let mut gaps: Vec<i64> = rows
+        .windows(2)
+        .map(|pair| pair[1].start - pair[0].start)
+        .collect();
+    if gaps.is_empty() {
+        return (Vec::new(), 0.0);
+    }
+    let middle = gaps.len() / 2;
+    let (_, median, _) = gaps.select_nth_unstable(middle);
+    let least = HOLE.max(median.saturating_mul(TIMES_MEDIAN));
+    let mut holes: Vec<Hole> = Vec::new();
+    let mut until = i64::MIN;
+    for pair in rows.windows(2) {
+        let from = if pair[0].is_sum {
+            pair[0].end
+        } else {
+            pair[0].start
+        };
+        until = until.max(from);
+        if pair[1].start - until >= least {
+            holes.push(Hole {
+                from: Time(until),
+                until: Time(pair[1].start),
+            });
+        }
+    }
+    let sum: i64 = holes.iter().map(|hole| hole.until.0 - hole.from.0).sum();
+    holes.sort_by_key(|hole| std::cmp::Reverse(hole.until.0 - hole.from.0));
+    holes.truncate(MOST_HOLES);
+    (holes, sum as f64 / SECOND as f64)
+}
