@@ -305,11 +305,11 @@ fn usage(fake: &FakeClaude, period: &Period) -> Vec<Value> {
     for attempt in fake.log().iter().filter(is_counted) {
         let at = (start + attempt.at).duration_since(SystemTime::UNIX_EPOCH);
         let at = at.unwrap_or_default().as_secs();
-        if at < period.start || at >= period.end {
+        let bucket = at - at % period.width;
+        if bucket + period.width <= period.start || bucket >= period.end {
             continue;
         }
-        let bucket = (at - at % period.width, attempt.model.clone());
-        let counts = buckets.entry(bucket).or_default();
+        let counts = buckets.entry((bucket, attempt.model.clone())).or_default();
         let uncached = attempt.charged_input.saturating_sub(attempt.cache_creation);
         let add = [
             1,

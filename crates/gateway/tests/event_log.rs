@@ -15,7 +15,9 @@ use std::{
 use common::*;
 use http::Request;
 use serde_json::Value;
+use tower_claude_fake_claude::{FakeClaude, Fault, GroupLimits};
 use tower_claude_gateway::{Config, Gateway, PlanInput, PlanPage, RenderPlan, StartError, new_key};
+use tower_claude_planner::{read::read, record::Record};
 
 /// A directory that is removed at the end.
 struct Folder(PathBuf);
@@ -118,6 +120,53 @@ async fn each_attempt_has_a_row_with_the_names_of_its_key_and_no_prompt() {
     }
     let text = folder.text();
     assert!(!text.contains("canary") && !text.contains(&key), "{text}");
+}
+
+#[tokio::test]
+async fn planner_reads_all_rows_without_a_loss() {
+    let folder = Folder::new();
+    let limits = GroupLimits::new().with_requests_per_minute(4);
+    let fake = FakeClaude::builder().limits(limits).build();
+    let server = fake.serve().await.unwrap();
+    let mut gateway = TestGateway::new(config(&format!(
+        "log = {}\n[[upstreams]]\nname = \"main\"\nurl = \"{}\"\nmax_wait = \"0ms\"\n",
+        folder.toml(),
+        server.url()
+    )))
+    .await;
+    fake.inject(Fault::Overloaded);
+    let request = REQUEST.replace("\"zzz_unknown\":1.50,", "");
+    let mut statuses = Vec::new();
+    for body in [
+        &request[..],
+        STREAM_REQUEST,
+        "{}",
+        &request,
+        &request,
+        &request,
+        &request,
+    ] {
+        statuses.push(send(gateway.message(), body.to_owned()).await.status);
+    }
+    // A success, a wrong request, and a call that a layer has rejected.
+    for status in [200, 400, 429] {
+        assert!(statuses.contains(&status), "{statuses:?}");
+    }
+    gateway.stop();
+    gateway.ended().await;
+    for row in folder.rows() {
+        let record: Record = serde_json::from_value(row.clone()).unwrap();
+        assert_eq!(serde_json::to_value(record).unwrap(), row);
+    }
+    let text = folder.text();
+    let mut refused = 0;
+    let report = read("log", text.as_bytes(), None, &mut |_, record| {
+        refused += u32::from(record.refused_by.is_some());
+    });
+    let report = report.unwrap();
+    assert_eq!(report.skipped, 0, "{report:?}");
+    assert_eq!(report.records, text.lines().count() as u64);
+    assert!(refused > 0, "{text}");
 }
 
 #[tokio::test]

@@ -63,7 +63,8 @@ impl Queue {
                 until: now,
             });
             lost.rows += 1;
-            lost.until = now;
+            // The clock of the machine may have been set back.
+            lost.until = lost.until.max(now);
             return Pushed::Lost { is_first };
         }
         let was_empty = state.rows.is_empty();

@@ -335,6 +335,8 @@ impl Names {
         let row = Row {
             t_start: Stamp(lost.since),
             t_end: Stamp(lost.until),
+            // No plan counts them as requests to a model.
+            endpoint: Some(Endpoint::Other.as_str()),
             because: Some(NOT_LOGGED),
             process: &self.process,
             requests: Some(lost.rows),

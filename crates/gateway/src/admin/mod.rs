@@ -85,6 +85,18 @@ impl UsageWidth {
         }
     }
 
+    /// Returns the start of the bucket that has this time.
+    fn floor(self, time: SystemTime) -> SystemTime {
+        let width = match self {
+            Self::Minute => 60,
+            Self::Hour => 3_600,
+            Self::Day => 24 * 3_600,
+        };
+        let since = time.duration_since(SystemTime::UNIX_EPOCH);
+        let seconds = since.unwrap_or_default().as_secs();
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds - seconds % width)
+    }
+
     /// Returns the longest period of one request.
     const fn longest_period(self) -> Duration {
         match self {
@@ -182,8 +194,9 @@ impl AdminClient {
         .await
     }
 
-    /// Reads the usage of a period by model, key, workspace, speed and service tier. Longer periods
-    /// than the API allows are read in parts, one JSON object in a line each.
+    /// Reads the usage of a period by model, key, workspace, speed and service tier. It begins with
+    /// the bucket that has `since`. Longer periods than the API allows are read in parts, one JSON
+    /// object in a line each.
     ///
     /// The Analytics API is asked first, whose rows have the number of requests. Its newest hours may
     /// be missing. An organization without access to it (403 or 404) gets the older usage report.
@@ -250,7 +263,8 @@ impl AdminClient {
         if since >= until {
             return Err(AdminError::InvalidPeriod);
         }
-        let (mut all, mut start) = (String::new(), since);
+        // The parts meet between two buckets, so that none is in both.
+        let (mut all, mut start) = (String::new(), width.floor(since));
         while start < until {
             let end = start.checked_add(width.longest_period());
             let end = end.map_or(until, |end| end.min(until));
