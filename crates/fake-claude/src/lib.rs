@@ -81,6 +81,9 @@
 //! nothing from the limits of Messages. All keys see the same batches, which are kept until they
 //! are deleted.
 //!
+//! **Admin API.** With [`FakeClaudeBuilder::admin`] the paths below `/v1/organizations/` name limits
+//! and usage. See [`AdminApi`].
+//!
 //! **Control over HTTP**, for programs in other languages. The binary `fake-claude` (feature `cli`)
 //! opens a port, and every port has these endpoints:
 //!

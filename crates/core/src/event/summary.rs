@@ -115,7 +115,7 @@ impl ResponseDetails {
     pub(crate) fn add_error(&mut self, body: &[u8]) {
         if let Some(error) = ApiError::parse_any(body) {
             self.is_concurrency = error.is_concurrency();
-            self.error_type = Some(error.kind.into()).filter(|kind: &Box<str>| !kind.is_empty());
+            self.error_type = (!error.kind.is_empty()).then(|| error.kind.into());
             self.error_code = error.error_code.map(Into::into);
         }
     }

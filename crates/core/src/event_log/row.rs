@@ -318,7 +318,7 @@ impl Names {
             ending: Some(end.ending.as_str()),
             refused_by: rejection.map(|rejection: Rejection| rejection.by),
             because: Some(rejection.map_or(NEVER_SENT, |rejection| rejection.reason.as_str())),
-            retry_after: rejection.and_then(|_| end.class.retry_after).map(seconds),
+            retry_after: rejection.and(end.class.retry_after).map(seconds),
             tag: self.tag(end.workload),
             tenant: end.tenant.map(escaped),
             key: credential_tag(end.credential),

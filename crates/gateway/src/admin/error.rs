@@ -34,7 +34,7 @@ pub enum AdminError {
         /// The status.
         status: StatusCode,
         /// The error, if the body has one.
-        error: Option<ApiError>,
+        error: Option<Box<ApiError>>,
         /// The wait that the API asks for.
         retry_after: Option<Duration>,
         /// The id of the request.

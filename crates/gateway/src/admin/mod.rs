@@ -377,7 +377,7 @@ impl AdminClient {
         let now = wire::date(&head.headers).unwrap_or_else(SystemTime::now);
         Err(AdminError::Status {
             status: head.status,
-            error: ApiError::parse(&body),
+            error: ApiError::parse(&body).map(Box::new),
             retry_after: wire::retry_after(&head.headers, now),
             request_id: wire::request_id(&head.headers).map(str::to_owned),
         })
