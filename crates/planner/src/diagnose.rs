@@ -169,7 +169,9 @@ impl Cause {
                 "Bound retries by a budget, honour retry-after, and let only one layer retry."
             }
             Self::Network => "Raise the client's timeout, stream, and check the path to the API.",
-            Self::UnknownLimit => "Give the limits (`--limits`), or record the rate-limit headers.",
+            Self::UnknownLimit => {
+                "Record the rate-limit headers and the error code, or give the limits (`--limits`)."
+            }
         }
     }
 }

@@ -151,10 +151,7 @@ pub fn evidence(traffic: &Traffic, options: &EvidenceOptions) -> Result<Evidence
         None => limits::shown(traffic, pool),
     };
     let in_force = known.as_ref().map_or([None; 3], |known| known.limits);
-    let capacity = match &known {
-        Some(known) => CapacityEvidence::of(traffic, pool, &known.limits),
-        None => CapacityEvidence::none(),
-    };
+    let capacity = CapacityEvidence::of_pool(traffic, pool);
     let sizes = &capacity.possible_seconds;
     let burst = sizes
         .last()
@@ -166,11 +163,16 @@ pub fn evidence(traffic: &Traffic, options: &EvidenceOptions) -> Result<Evidence
         let limit = in_force[dimension].map_or(f64::INFINITY, |limit| limit.max(1) as f64);
         dimensions[dimension].peaks.rolling_minute as f64 / limit
     });
-    let closest = (0..3).max_by(|a, b| shares[*a].total_cmp(&shares[*b]));
-    let chosen = options
-        .dimension
-        .or(closest.filter(|dimension| shares[*dimension] > 0.0))
-        .unwrap_or(1);
+    // A limit that is asked for is some multiple of the one in force.
+    let is_asked = |dimension: &usize| match (options.ask, in_force[*dimension]) {
+        (Some(ask), Some(limit)) => ask > limit && ask / 100 <= limit,
+        _ => true,
+    };
+    let closest = (0..3)
+        .filter(|dimension| shares[*dimension] > 0.0)
+        .filter(is_asked)
+        .max_by(|a, b| shares[*a].total_cmp(&shares[*b]));
+    let chosen = options.dimension.or(closest).unwrap_or(1);
     let need = least_limit(demand, chosen, burst, &options.target);
     let reasoned = need.map(|need| (need as f64 * options.growth * MARGIN).ceil() as u64);
     let ask = options
@@ -247,16 +249,17 @@ fn of_dimension(points: &[Point], dimension: usize, limit: Option<u64>) -> Dimen
             (sums.len() - below) as f64 / sums.len().max(1) as f64
         })
     });
-    let mut all = Peaks::of(points);
-    all.divide(scale);
+    let mut peaks = Peaks::of(points);
+    peaks.divide(scale);
+    // The percentiles are those of samples, and the largest sum is exact.
+    let [p50, p95, p99] = [0.50, 0.95, 0.99].map(|share| percentile(&sums, share).div_ceil(scale));
     DimensionEvidence {
         dimension: DIMENSIONS[dimension],
         limit,
         console_7_days: console(7),
         console_28_days: console(28),
-        rolling_minutes: [0.50, 0.95, 0.99, 1.0]
-            .map(|share| percentile(&sums, share).div_ceil(scale)),
-        peaks: all,
+        rolling_minutes: [p50, p95, p99, peaks.rolling_minute],
+        peaks,
         time_above: above,
     }
 }
