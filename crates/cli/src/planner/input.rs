@@ -55,7 +55,7 @@ pub(crate) struct Inputs {
     #[arg(required_unless_present = "api", value_name = "INPUT")]
     inputs: Vec<PathBuf>,
     /// Asks the Admin API for the usage of the last 24h, or of a period such as =28d, beside the
-    /// logs. A minute is its smallest unit, and an hour over 8 days. Needs ANTHROPIC_ADMIN_KEY.
+    /// logs. A minute is its smallest unit, and an hour over 8 days. Needs an Admin key.
     #[arg(
         long,
         value_name = "PERIOD",
@@ -78,7 +78,7 @@ impl Inputs {
             let name = path.display().to_string();
             progress.read(&name, path.metadata().map_or(0, |file| file.len()));
             let report = read_with(path, None, progress, &mut |line, record| {
-                builder.add(line, &record)
+                builder.add(line, &record);
             })?;
             builder.end_file(report);
         }

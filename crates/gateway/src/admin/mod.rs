@@ -53,8 +53,7 @@ const DAY: Duration = Duration::from_secs(24 * 3_600);
 /// A client of the [Admin API](https://platform.claude.com/docs/en/manage-claude/admin-api-overview).
 ///
 /// Each method reads all pages of a list, and returns them as one JSON object with the list `data`,
-/// as the API has it. [`wire::admin`](tower_claude::wire::admin) parses limits, and the planner reads
-/// usage.
+/// as the API has it. [`wire::admin`] parses limits, and the planner reads usage.
 ///
 /// A request that fails by a 429, a 5xx or an error of the connection is sent again up to four times,
 /// after the `retry-after` of the response. The API asks to poll usage at most once a minute.
