@@ -1,6 +1,8 @@
 //! `tower-claude plan`, `diagnose`, `evidence` and `convert`.
 
+mod api;
 mod input;
+mod page;
 mod progress;
 
 use std::{
@@ -29,6 +31,8 @@ use self::{
     progress::Progress,
 };
 
+pub(crate) use self::page::render;
+
 const PLAN_EXAMPLES: &str = "Examples:
   tower-claude plan events.jsonl
   tower-claude plan events.jsonl --limits tier:build --what-if cache=0.6 --what-if batch=tag:nightly
@@ -36,7 +40,7 @@ const PLAN_EXAMPLES: &str = "Examples:
   tower-claude plan events.jsonl --event \"2026-12-05T18:00 4x 2h\" --json
 
 Figures with ~ are estimates, all others follow from the record. All times are UTC. Nothing is sent
-anywhere. The exit status is 0, 1 if a file cannot be written, and 2 for bad input.";
+anywhere, unless --api or --limits api ask the Admin API with the key in ANTHROPIC_ADMIN_KEY. The exit status is 0, 1 if a file cannot be written, and 2 for bad input.";
 
 /// The options of `tower-claude plan`.
 #[derive(Debug, Args)]
@@ -48,8 +52,10 @@ pub(crate) struct Plan {
     #[arg(long, value_name = "NAME")]
     pool: Option<String>,
     /// The limits: tier:start, tier:build, tier:scale, or a JSON file, such as the answer of the
-    /// Rate Limits API. Default: those that the recorded headers show.
-    #[arg(long, value_name = "tier:NAME|FILE")]
+    /// Rate Limits API. api asks the Admin API for those of the organization, and api:WORKSPACE for
+    /// those of a workspace as well, of which the smaller hold. Default: those that the recorded
+    /// headers show.
+    #[arg(long, value_name = "tier:NAME|FILE|api")]
     limits: Option<String>,
     /// The time in which a bucket of the server fills. Default: what the record shows, or all.
     #[arg(long, value_name = "TIME", default_value = "auto")]
@@ -147,7 +153,7 @@ pub(crate) struct Diagnose {
     #[arg(long, value_name = "TIME", value_parser = Time::parse_or_utc)]
     at: Option<Time>,
     /// The limits, as for `plan`.
-    #[arg(long, value_name = "tier:NAME|FILE")]
+    #[arg(long, value_name = "tier:NAME|FILE|api")]
     limits: Option<String>,
     /// Prints JSON.
     #[arg(long)]
@@ -189,7 +195,7 @@ pub(crate) struct Evidence {
     #[arg(long, value_name = "DIMENSION")]
     dimension: Option<DimensionName>,
     /// The limits, as for `plan`.
-    #[arg(long, value_name = "tier:NAME|FILE")]
+    #[arg(long, value_name = "tier:NAME|FILE|api")]
     limits: Option<String>,
     /// The factor of growth to ask for.
     #[arg(long, value_name = "FACTOR", default_value_t = 1.5)]
@@ -308,6 +314,12 @@ fn read_limits(limits: Option<&str>) -> Result<Option<LimitTable>, Failure> {
     let Some(limits) = limits else {
         return Ok(None);
     };
+    if limits == "api" {
+        return api::limits(None).map(Some);
+    }
+    if let Some(workspace) = limits.strip_prefix("api:") {
+        return api::limits(Some(workspace)).map(Some);
+    }
     let table = match limits.strip_prefix("tier:") {
         Some(tier) => LimitTable::tier(tier),
         None => {

@@ -1,11 +1,11 @@
 //! `tower-claude serve`.
 
-use std::{fs, net::SocketAddr, path::PathBuf};
+use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use clap::Args;
 use tower_claude_gateway::{Config, GatewayHandle};
 
-use crate::{CommandError, demo::Demo, failed, otlp::Traces, print_line};
+use crate::{CommandError, demo::Demo, failed, otlp::Traces, planner, print_line};
 
 /// The options of `tower-claude serve`.
 #[derive(Debug, Args)]
@@ -46,12 +46,19 @@ impl Serve {
             print_line(config.to_toml().trim_end());
             return Ok(());
         }
+        let has_log = config.log.path.is_some();
         let gateway = traces.bind(config).await.map_err(failed)?;
+        let gateway = gateway.with_plan(Arc::new(planner::render));
         print_line(format_args!("listening on http://{}", gateway.addr()));
         let admin = gateway.admin_addr();
         print_line(format_args!(
             "dashboard at http://{admin}/dashboard, metrics at http://{admin}/metrics"
         ));
+        if has_log {
+            print_line(format_args!(
+                "plan of the last 24 h of the event log at http://{admin}/plan"
+            ));
+        }
         if let Some(demo) = demo {
             demo.print_usage(gateway.addr());
             demo.spawn_load(gateway.addr());

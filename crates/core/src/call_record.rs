@@ -1,6 +1,9 @@
 //! The record of a call for its events.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use tower_claude_wire::{Bill, Usage};
 use tracing::Span;
@@ -12,6 +15,8 @@ use crate::{class::Kind, event::EventSink, scope::Scope};
 /// It exists only if a driver reports events.
 #[derive(Debug, Default)]
 pub(crate) struct CallRecord {
+    /// The number of the call in this process, from 1.
+    pub(crate) number: u64,
     /// The destination of events of a driver without an observer.
     pub(crate) sink: EventSink,
     /// The number of drivers that have started to report this call.
@@ -55,6 +60,15 @@ pub(crate) struct CallRecord {
 }
 
 impl CallRecord {
+    /// Creates the record of a call, with a number of its own.
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self {
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
+            ..Self::default()
+        }
+    }
+
     /// Adds the bill of an attempt with this usage.
     pub(crate) fn add_bill(&mut self, bill: Option<Bill>, usage: &Usage) {
         match bill {

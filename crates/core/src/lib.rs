@@ -46,7 +46,8 @@
 //! sends nothing ([`BodyFailure`]).
 //!
 //! [`check`] checks at compile time that the layers accept a service. [`event`] describes the
-//! events that layers emit, and the module `metrics` (feature `metrics`) counts them.
+//! events that layers emit, the module `metrics` (feature `metrics`) counts them, and `event_log`
+//! (feature `event-log`) writes each attempt to a file.
 //!
 //! ```
 //! use std::{convert::Infallible, time::Duration};
@@ -107,6 +108,8 @@ mod endpoint;
 mod erase;
 mod error_body;
 pub mod event;
+#[cfg(feature = "event-log")]
+pub mod event_log;
 mod held_body;
 mod host;
 mod labels;

@@ -10,6 +10,7 @@ use crate::{
     endpoint::Endpoint,
     event::{AttemptEnd, Ending},
     scope::Scope,
+    workload::Workload,
 };
 
 pub(crate) const MODEL: &str = "claude-sonnet-5-5";
@@ -33,6 +34,7 @@ pub(crate) fn answered<'a>(
 ) -> AttemptEnd<'a> {
     AttemptEnd {
         layer: "retry",
+        call: 1,
         attempt: 1,
         ending: Ending::Answered,
         class: Class::SUCCESS,
@@ -40,7 +42,11 @@ pub(crate) fn answered<'a>(
         model: Some(model),
         scope,
         credential: 7,
+        tenant: None,
+        workload: Workload::NONE,
         status: Some(StatusCode::OK),
+        request: None,
+        response: None,
         wait: Duration::ZERO,
         first_content: Some(Duration::from_millis(400)),
         duration: Duration::from_secs(2),

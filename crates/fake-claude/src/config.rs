@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tower_claude_wire::{Model, ModelCatalog};
 
+use crate::admin::AdminApi;
 use crate::batches::outcome::SelectOutcome;
 use crate::cloud::{FakeCloud, ids};
 use crate::fault::Incident;
@@ -72,6 +73,7 @@ pub(crate) struct Config {
     pub(crate) tokens_per_event: u64,
     pub(crate) output_tokens: u64,
     pub(crate) api_key: Option<String>,
+    pub(crate) admin: Option<AdminApi>,
     pub(crate) snapshot: HeaderSnapshot,
     pub(crate) family: HeaderFamily,
     pub(crate) platform: Platform,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tower_claude_wire::ModelCatalog;
 
+use crate::admin::AdminApi;
 use crate::batches::call::QUEUE;
 use crate::batches::outcome::{BatchOutcome, LostCreation};
 use crate::cloud::FakeCloud;
@@ -244,6 +245,7 @@ impl FakeClaudeBuilder {
                 tokens_per_event: 4,
                 output_tokens: 16,
                 api_key: None,
+                admin: None,
                 snapshot: HeaderSnapshot::default(),
                 family: HeaderFamily::default(),
                 platform: Platform::default(),
@@ -271,6 +273,12 @@ impl FakeClaudeBuilder {
             rejected_costs_request: false,
             seed: 0,
         }
+    }
+
+    /// Adds the Admin API. By default its paths are not found.
+    pub fn admin(mut self, admin: AdminApi) -> Self {
+        self.config.admin = Some(admin);
+        self
     }
 
     /// Sets the limits of every rate group that has no limits of its own. Default: the Start tier,

@@ -108,6 +108,9 @@
 //! ([`FakeClaudeBuilder::reject_foreign_thinking`]). Not simulated: guardrails, files, Converse and
 //! the counting of InvokeModel.
 //!
+//! **Admin API.** With [`FakeClaudeBuilder::admin`] the paths below `/v1/organizations/` name limits
+//! and usage. See [`AdminApi`].
+//!
 //! **Control over HTTP**, for programs in other languages. The binary `fake-claude` (feature `cli`)
 //! opens a port, and every port has these endpoints:
 //!
@@ -135,6 +138,7 @@
 //! thresholds, concurrency, the cost of a rejection) are settings.
 #![forbid(unsafe_code)]
 
+mod admin;
 mod batches;
 mod body;
 mod check;
@@ -163,6 +167,7 @@ mod state;
 mod thinking;
 mod validate;
 
+pub use admin::AdminApi;
 pub use batches::outcome::{BatchOutcome, LostCreation};
 pub use body::FakeBody;
 pub use cloud::FakeCloud;

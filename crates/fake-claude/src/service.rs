@@ -12,6 +12,7 @@ use http_body::Body;
 use tokio::time::{Instant, sleep_until};
 use tower_service::Service;
 
+use crate::admin;
 use crate::batches::call::BatchCall;
 use crate::batches::outcome::LostCreation;
 use crate::batches::respond::{self, BatchAnswer};
@@ -63,6 +64,11 @@ where
             let body = read(body, limit).await?;
             if parts.uri.path().starts_with(control::PREFIX) {
                 return Ok(control::respond(&fake, &parts, body.as_ref()));
+            }
+            if let Some(api) = &fake.shared.config.admin
+                && parts.uri.path().starts_with(admin::PREFIX)
+            {
+                return Ok(api.respond(&fake, &parts));
             }
             let shared = fake.shared;
             let (mut call, problem) = receive::facts(&shared, &parts, body.as_deref());

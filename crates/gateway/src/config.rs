@@ -18,6 +18,7 @@ use crate::{
     config_text::{bytes, duration, optional_duration},
     connector,
     key_text::{self, KEY_PREFIX},
+    log::LogConfig,
     secret::Secret,
     target_config::{self, PlatformName, TargetConfig},
     toml_reader::Document,
@@ -61,6 +62,8 @@ pub struct Config {
     pub user_messages: Vec<UserMessageConfig>,
     /// The receiver of alerts. Default: none, so that they are in the log only.
     pub alerts: AlertsConfig,
+    /// The event log. Default: none.
+    pub log: LogConfig,
 }
 
 /// The limits of connections and requests.
@@ -251,6 +254,9 @@ pub struct KeyConfig {
     pub tenant: Option<String>,
     /// The priority of all requests: `interactive`, `normal` or `batch`. Default `normal`.
     pub priority: PriorityName,
+    /// The name of the kind of work, such as `nightly`. Limiters estimate the tokens of each
+    /// workload separately, and the event log has it as `tag`. Default: none.
+    pub workload: Option<String>,
     /// The requests per minute of this key, on all paths. Default: no limit. A request beyond it is
     /// answered with 429.
     pub requests_per_minute: Option<NonZeroU32>,
@@ -280,7 +286,7 @@ impl From<PriorityName> for Priority {
     }
 }
 
-const fn non_zero(number: u32) -> NonZeroU32 {
+pub(crate) const fn non_zero(number: u32) -> NonZeroU32 {
     match NonZeroU32::new(number) {
         Some(number) => number,
         None => NonZeroU32::MIN,
@@ -302,6 +308,7 @@ impl Default for Config {
             keys: Vec::new(),
             user_messages: Vec::new(),
             alerts: AlertsConfig::default(),
+            log: LogConfig::default(),
         }
     }
 }
@@ -472,6 +479,7 @@ impl Config {
             }
         }
         self.alerts.check(report);
+        self.log.check(report);
         let upstream_has_key = self.upstreams.iter().any(UpstreamConfig::has_credential);
         if upstream_has_key && self.keys.is_empty() && !self.listen.ip().is_loopback() {
             let message = format!(

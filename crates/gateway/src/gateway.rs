@@ -4,8 +4,9 @@ use std::{
     convert::Infallible,
     fmt, io,
     net::SocketAddr,
+    path::PathBuf,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -17,6 +18,7 @@ use tokio::{
     sync::{Semaphore, watch},
     time::Instant,
 };
+use tower_claude::event_log::EventLogObserver;
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -26,6 +28,8 @@ use crate::{
     config_error::ConfigErrors,
     dashboard::{Dashboard, Incidents},
     keys::KeyTable,
+    log::{Log, name_workloads},
+    plan::{Plans, RenderPlan},
     router::{self, Routes, Shared},
     server,
     telemetry::{Recorder, UpstreamObserver},
@@ -41,12 +45,14 @@ pub struct Gateway {
     admin_addr: SocketAddr,
     clients: ClientService,
     admin_routes: Router,
+    log: Option<Log>,
 }
 
 /// A handle of a running gateway. Clones refer to the same gateway.
 #[derive(Clone)]
 pub struct GatewayHandle {
     shared: Arc<Shared>,
+    log: Option<EventLogObserver>,
 }
 
 /// The error of a gateway that cannot start.
@@ -74,6 +80,13 @@ pub enum StartError {
         /// The reason.
         reason: String,
     },
+    /// The file of the event log cannot be opened.
+    Log {
+        /// The path of the file.
+        path: PathBuf,
+        /// The error of the file.
+        error: io::Error,
+    },
     /// The metrics cannot be recorded.
     Metrics {
         /// The reason.
@@ -88,6 +101,13 @@ impl fmt::Display for StartError {
             Self::Bind { addr, error } => write!(f, "{addr} cannot be opened: {error}"),
             Self::Upstream { name, reason } => write!(f, "upstream {name:?}: {reason}"),
             Self::Webhook { reason } => write!(f, "the webhook cannot be used: {reason}"),
+            Self::Log { path, error } => {
+                write!(
+                    f,
+                    "the event log {} cannot be opened: {error}",
+                    path.display()
+                )
+            }
             Self::Metrics { reason } => write!(f, "the metrics cannot be recorded: {reason}"),
         }
     }
@@ -97,7 +117,7 @@ impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Config(errors) => Some(errors),
-            Self::Bind { error, .. } => Some(error),
+            Self::Bind { error, .. } | Self::Log { error, .. } => Some(error),
             Self::Upstream { .. } | Self::Webhook { .. } | Self::Metrics { .. } => None,
         }
     }
@@ -146,11 +166,20 @@ impl Gateway {
         let webhook = config.alerts.start().map_err(|error| StartError::Webhook {
             reason: error.to_string(),
         })?;
+        let log = config.log.start().map_err(|error| StartError::Log {
+            path: config.log.path.clone().unwrap_or_default(),
+            error,
+        })?;
+        let observer = log.as_ref().map(|log| &log.observer);
+        if let Some(observer) = observer {
+            name_workloads(observer, &config.keys);
+        }
         let mut upstreams = Vec::with_capacity(config.upstreams.len());
         for upstream in &config.upstreams {
             // The scopes of a single upstream need no name.
             let name = (config.upstreams.len() > 1).then_some(&*upstream.name);
-            let observer = UpstreamObserver::new(&recorder, &incidents, webhook.as_ref(), name);
+            let webhook = webhook.as_ref();
+            let observer = UpstreamObserver::new(&recorder, &incidents, webhook, observer, name);
             let made = Upstream::new(upstream, idle, observer, on_send.clone());
             let made = made.map_err(|error| upstream_error(&upstream.name, &error))?;
             upstreams.push(Arc::new(made));
@@ -169,6 +198,7 @@ impl Gateway {
             cut: watch::Sender::new(false),
             metrics: recorder.handle(),
             dashboard: Dashboard::new(incidents),
+            plans: OnceLock::new(),
             config,
         });
         Ok(Self {
@@ -179,6 +209,7 @@ impl Gateway {
             addr,
             admin_listener,
             admin_addr,
+            log,
         })
     }
 
@@ -195,10 +226,23 @@ impl Gateway {
     }
 
     /// Adds routes to the admin address. They must not repeat its own: `/healthz`, `/readyz`,
-    /// `/metrics`, `/dashboard` and `/dashboard/events`.
+    /// `/metrics`, `/dashboard`, `/dashboard/events` and `/plan`.
     #[must_use]
     pub fn with_admin_routes(mut self, routes: Router) -> Self {
         self.admin_routes = self.admin_routes.merge(routes);
+        self
+    }
+
+    /// Sets the function that makes the plan of the last 24 hours of the event log, for the page
+    /// `/plan` of the admin address. Without it, or without an event log, there is no such page.
+    ///
+    /// It runs in a thread for blocking work, at most once at a time, and its result is shown for a
+    /// minute.
+    #[must_use]
+    pub fn with_plan(self, render: RenderPlan) -> Self {
+        if let Some(log) = self.shared.config.log.settings() {
+            let _ = self.shared.plans.set(Arc::new(Plans::new(log, render)));
+        }
         self
     }
 
@@ -224,6 +268,7 @@ impl Gateway {
     pub fn handle(&self) -> GatewayHandle {
         GatewayHandle {
             shared: self.shared.clone(),
+            log: self.log.as_ref().map(|log| log.observer.clone()),
         }
     }
 
@@ -262,6 +307,9 @@ impl Gateway {
         tokio::select! {
             _ = async { tokio::join!(clients, admin, signal) } => {}
             () = self.shared.keep_telemetry() => {}
+        }
+        if let Some(log) = self.log {
+            log.end().await;
         }
         tracing::info!("drain ended");
     }
@@ -311,6 +359,9 @@ impl GatewayHandle {
             let made = running.reloaded(upstream, idle);
             let made = made.map_err(|error| upstream_error(&upstream.name, &error))?;
             upstreams.push(Arc::new(made));
+        }
+        if let Some(log) = &self.log {
+            name_workloads(log, &config.keys);
         }
         let needs_restart = config.to_toml() != new.to_toml();
         let routes = Routes {

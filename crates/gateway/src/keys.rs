@@ -7,7 +7,7 @@ use std::{
 
 use blake3::Hash;
 use tokio::time::Instant;
-use tower_claude::{Priority, Tenant};
+use tower_claude::{Priority, Tenant, Workload};
 
 use crate::{
     config::{Config, KeyConfig},
@@ -23,6 +23,7 @@ pub(crate) struct GatewayKey {
     pub(crate) upstream: usize,
     pub(crate) tenant: Tenant,
     pub(crate) priority: Priority,
+    pub(crate) workload: Workload,
     quota: Option<Quota>,
 }
 
@@ -120,6 +121,7 @@ impl KeyTable {
             upstream,
             tenant: Tenant(key.tenant.as_deref().unwrap_or(&key.name).into()),
             priority: key.priority.into(),
+            workload: Workload::named(key.workload.as_deref().unwrap_or_default()),
             quota,
         })
     }

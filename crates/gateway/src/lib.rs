@@ -47,7 +47,7 @@
 //! `POST /v1/messages` and `POST /v1/messages/count_tokens` pass the layers. Their rate limits are
 //! separate, so a count never waits for a message. All other paths pass as streams, past the
 //! layers. The gateway itself answers `/`, `/healthz` and `/readyz`, and at the admin address
-//! `/metrics` and `/dashboard`. A path that a wrong base URL leads to is answered with 404 and a
+//! `/metrics`, `/dashboard` and `/plan`. A path that a wrong base URL leads to is answered with 404 and a
 //! hint.
 //!
 //! # Keys
@@ -58,6 +58,7 @@
 //! to this machine only.
 #![forbid(unsafe_code)]
 
+pub mod admin;
 mod base_url;
 mod client_service;
 mod config;
@@ -71,6 +72,8 @@ mod gateway;
 mod headers;
 mod key_text;
 mod keys;
+mod log;
+mod plan;
 mod refusal;
 mod request_body;
 mod results_url;
@@ -93,6 +96,8 @@ pub use config::{
 pub use config_error::{ConfigError, ConfigErrors};
 pub use gateway::{Gateway, GatewayHandle, StartError};
 pub use key_text::{KEY_PREFIX, NoRandomBytes, new_key};
+pub use log::LogConfig;
+pub use plan::{PlanInput, PlanPage, RenderPlan};
 pub use secret::Secret;
 pub use target_config::{PlatformName, TargetConfig, TargetLimitsConfig};
 pub use upstream::OnSend;

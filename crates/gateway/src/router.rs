@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -46,6 +46,7 @@ use crate::{
     headers::{self, REQUEST_ID, SHOULD_RETRY},
     key_text::KEY_PREFIX,
     keys::{GatewayKey, KeyTable},
+    plan::Plans,
     refusal::Refusal,
     request_body, results_url,
     sse::EventStream,
@@ -73,6 +74,8 @@ pub(crate) struct Shared {
     pub(crate) cut: watch::Sender<bool>,
     pub(crate) metrics: PrometheusHandle,
     pub(crate) dashboard: Dashboard,
+    /// Present with an event log and a renderer of plans.
+    pub(crate) plans: OnceLock<Arc<Plans>>,
 }
 
 /// The part of the state that a reload replaces.
@@ -157,7 +160,9 @@ impl Shared {
                 .flat_map(|upstream| upstream.scopes());
             let draining = !self.is_ready.load(Ordering::Relaxed);
             let metrics = self.render_metrics();
-            self.dashboard.update(&metrics, scopes.collect(), draining);
+            let has_plan = self.plans.get().is_some();
+            self.dashboard
+                .update(&metrics, scopes.collect(), draining, has_plan);
             if evaluated.is_none_or(|at| now.saturating_duration_since(at) >= INTERVAL) {
                 evaluated = Some(now);
                 for upstream in &routes.upstreams {
@@ -235,6 +240,7 @@ impl Shared {
         if let Some(key) = &caller.key {
             parts.extensions.insert(key.tenant.clone());
             parts.extensions.insert(key.priority);
+            parts.extensions.insert(key.workload);
         }
         if !caller.is_mapped
             && let Some(residency) = caller.upstream.own_targets()
@@ -485,11 +491,22 @@ pub(crate) fn admin_routes(shared: Arc<Shared>) -> Router {
         .route("/metrics", get(metrics))
         .route("/dashboard", get(async || Dashboard::page()))
         .route("/dashboard/events", get(dashboard_events))
+        .route("/plan", get(plan))
         .with_state(shared)
 }
 
 async fn dashboard_events(State(shared): State<Arc<Shared>>) -> Response {
     shared.dashboard.stream()
+}
+
+async fn plan(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.plans.get() {
+        Some(plans) => plans.clone().answer().await,
+        None => json(
+            StatusCode::NOT_FOUND,
+            "{\"status\":\"there is no event log\"}",
+        ),
+    }
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {

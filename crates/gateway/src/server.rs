@@ -237,4 +237,6 @@ pub(crate) async fn drain(mut connections: Connections, time: Duration, cut: &wa
     if ended.await.is_err() {
         tracing::warn!(open = connections.len(), "connections closed");
     }
+    // The ends of the calls of what was closed are reported before the event log ends.
+    connections.shutdown().await;
 }

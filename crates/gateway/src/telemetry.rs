@@ -10,6 +10,7 @@ use tower_claude::{
     LocalLimiter,
     core::alert::{AlertObserver, webhook::WebhookSink},
     event::{Event, Observer},
+    event_log::EventLogObserver,
     limiter::{Limiter, ScopeSnapshot, record_metrics},
     metrics::{CATALOGUE, MetricsObserver, facade::with_local_recorder},
 };
@@ -45,15 +46,17 @@ pub(crate) struct UpstreamObserver {
     metrics: MetricsObserver,
     alerts: AlertObserver,
     incidents: Incidents,
+    log: Option<EventLogObserver>,
 }
 
 impl UpstreamObserver {
     /// Creates an observer. `name` stands before all scopes if there is one. Alerts go to `webhook`
-    /// as well.
+    /// as well, and attempts to `log`.
     pub(crate) fn new(
         recorder: &Recorder,
         incidents: &Incidents,
         webhook: Option<&WebhookSink>,
+        log: Option<&EventLogObserver>,
         name: Option<&str>,
     ) -> Self {
         let mut metrics = with_local_recorder(&*recorder.0, MetricsObserver::new);
@@ -69,6 +72,7 @@ impl UpstreamObserver {
             metrics,
             alerts,
             incidents: incidents.clone(),
+            log: log.cloned(),
         }
     }
 
@@ -100,5 +104,12 @@ impl Observer for UpstreamObserver {
             self.incidents.on_event(event, &self.metrics);
         });
         self.alerts.on_event(event);
+        if let Some(log) = &self.log {
+            log.on_event(event);
+        }
+    }
+
+    fn wants_details(&self) -> bool {
+        self.log.is_some()
     }
 }

@@ -1,13 +1,14 @@
 //! Configured limits.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     num::{NonZeroU32, NonZeroU64},
     sync::Arc,
     time::Duration,
 };
 
 use tower_claude_core::{Endpoint, Scope};
-use tower_claude_wire::{ModelCatalog, Tier};
+use tower_claude_wire::{ModelCatalog, Tier, admin::RateLimitEntry};
 
 use crate::pool::bucket::{DIMENSIONS, INPUT, OUTPUT, REQUESTS, TOTAL};
 
@@ -43,6 +44,8 @@ pub struct Limits {
     own: PoolLimits,
     tier: Option<Tier>,
     groups: Vec<(Arc<str>, Limits)>,
+    /// The limits of fast requests by group.
+    fast_groups: Vec<(Arc<str>, Limits)>,
     additional: Vec<Limits>,
 }
 
@@ -119,6 +122,23 @@ impl PoolLimits {
         ]
     }
 
+    /// Returns true if there is no limit.
+    fn is_unlimited(&self) -> bool {
+        *self == Self::unlimited()
+    }
+
+    /// Lowers the limits to those of `other`.
+    fn lower_to(&mut self, other: &Self) {
+        let lower = |limit: &mut Option<NonZeroU64>, other: Option<NonZeroU64>| {
+            *limit = limit.iter().copied().chain(other).min();
+        };
+        lower(&mut self.requests, other.requests);
+        lower(&mut self.input_tokens, other.input_tokens);
+        lower(&mut self.output_tokens, other.output_tokens);
+        lower(&mut self.total_tokens, other.total_tokens);
+        lower(&mut self.tokens_per_day, other.tokens_per_day);
+    }
+
     /// Returns the lowest limit on requests in flight of all limits that apply.
     pub(crate) fn least_concurrency(&self) -> Option<NonZeroU32> {
         let additional = self.additional.iter().filter_map(Self::least_concurrency);
@@ -140,6 +160,7 @@ impl Limits {
             own: PoolLimits::unlimited(),
             tier: None,
             groups: Vec::new(),
+            fast_groups: Vec::new(),
             additional: Vec::new(),
         }
     }
@@ -237,10 +258,88 @@ impl Limits {
         self
     }
 
+    /// Sets the limits of the fast requests of this rate group, which have a pool of their own.
+    /// Without them, they have the limits of the group.
+    #[must_use]
+    pub fn with_fast_group(mut self, group: &str, limits: Self) -> Self {
+        self.fast_groups.retain(|(name, _)| &**name != group);
+        self.fast_groups.push((Arc::from(group), limits));
+        self
+    }
+
+    /// Returns the limits in responses of the Admin API: those of an organization
+    /// (`GET /v1/organizations/rate_limits`) and, if there are some, those of the workspace of the
+    /// key. A request is admitted when both have room for it.
+    ///
+    /// `catalog` names the rate groups of the scopes of the limiter: [`ModelCatalog::builtin`],
+    /// unless a function of yours finds the scopes. An entry counts for all groups of its models.
+    /// If two groups of the catalog share one entry, each has the whole limit, and if two entries
+    /// have models of one group, the smaller limits hold. A catalog that has
+    /// [merged](ModelCatalog::merge_rate_limits_response) the same response has the groups of the
+    /// API:
+    ///
+    /// ```
+    /// use tower_claude_core::Scope;
+    /// use tower_claude_limiter::Limits;
+    /// use tower_claude_wire::{ModelCatalog, admin::RateLimitEntry};
+    ///
+    /// let json = r#"{"data":[{"group":{"type":"model_group","id":"rlg_1"},
+    ///     "models":["claude-sonnet-5-5"],"limits":[{"type":"requests_per_minute","value":50}]}]}"#;
+    /// let organization = RateLimitEntry::parse_page(json.as_bytes())?.entries;
+    /// let catalog = ModelCatalog::builtin().clone().merge_rate_limits_response(json)?;
+    /// let limits = Limits::from_rate_limits(&organization, &[], &catalog);
+    /// // For `TokenBucketLayer::new(limits).with_scope(scope_of)`:
+    /// let scope_of = move |request: &_| Scope::with_catalog(request, &catalog);
+    /// # let request = http::Request::post("https://api.anthropic.com/v1/messages")
+    /// #     .body(tower_claude_core::RequestBody::from(r#"{"model":"claude-sonnet-5-5"}"#))?;
+    /// # assert_eq!(limits.for_scope(&scope_of(&request)).requests.map(|limit| limit.get()), Some(50));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// Cache reads are not counted, so a limit of the kind `input_tokens_per_minute`, which counts
+    /// them, may hold earlier at the server. Limits of other endpoints and of unknown kinds are left
+    /// out. A limit of 0 is left out as well, because the server rejects such requests itself.
+    #[must_use]
+    pub fn from_rate_limits(
+        organization: &[RateLimitEntry],
+        workspace: &[RateLimitEntry],
+        catalog: &ModelCatalog,
+    ) -> Self {
+        let own = api_groups(organization, catalog);
+        let of_workspace = api_groups(workspace, catalog);
+        let mut limits = Self::new();
+        let names = own.iter().chain(&of_workspace);
+        let names: BTreeSet<_> = names.map(|(name, _)| name.clone()).collect();
+        for (group, fast) in names {
+            let find = |groups: &BTreeMap<(Arc<str>, bool), PoolLimits>| {
+                let found = groups.get(&(group.clone(), fast));
+                found.filter(|limits| !limits.is_unlimited()).cloned()
+            };
+            let mut of_group = Self::new();
+            of_group.own = find(&own).unwrap_or_default();
+            if let Some(additional) = find(&of_workspace) {
+                let mut limits = Self::new();
+                limits.own = additional;
+                of_group = of_group.with_additional(limits);
+            }
+            limits = match fast {
+                true => limits.with_fast_group(&group, of_group),
+                false => limits.with_group(&group, of_group),
+            };
+        }
+        limits
+    }
+
     /// Returns the limits of one scope.
     #[must_use]
     pub fn for_scope(&self, scope: &Scope) -> PoolLimits {
-        if let Some((_, limits)) = self.groups.iter().find(|(name, _)| *name == scope.group) {
+        let of_group = |(name, _): &&(Arc<str>, Self)| *name == scope.group;
+        if scope.fast
+            && let Some((_, limits)) = self.fast_groups.iter().find(of_group)
+        {
+            return limits.with_additional_of(scope);
+        }
+        if let Some((_, limits)) = self.groups.iter().find(of_group) {
             return limits.with_additional_of(scope);
         }
         match scope.endpoint {
@@ -274,6 +373,59 @@ impl Limits {
         }
         limits
     }
+}
+
+/// Returns the limits of groups of models by their name in the catalog, and those of their fast
+/// requests.
+fn api_groups(
+    entries: &[RateLimitEntry],
+    catalog: &ModelCatalog,
+) -> BTreeMap<(Arc<str>, bool), PoolLimits> {
+    let mut groups = BTreeMap::new();
+    let entries = entries.iter();
+    for entry in entries.filter(|entry| entry.group_kind == "model_group") {
+        let models = entry.models.iter();
+        let names: BTreeSet<_> = models
+            .map(|model| catalog.lookup(model).rate_group)
+            .collect();
+        let [usual, fast] = [false, true].map(|fast| api_limits(entry, fast));
+        for name in names {
+            for (limits, is_fast) in [(&usual, false), (&fast, true)] {
+                if !limits.is_unlimited() {
+                    let entry = groups.entry((name.clone(), is_fast));
+                    let of_group: &mut PoolLimits = entry.or_default();
+                    of_group.lower_to(limits);
+                }
+            }
+        }
+    }
+    groups
+}
+
+/// Returns the limits in an entry that are its own, of usual or of fast requests.
+fn api_limits(entry: &RateLimitEntry, fast: bool) -> PoolLimits {
+    let find = |kind: &str| {
+        let mut limits = entry.limits.iter();
+        let found = limits.find(|limit| limit.kind == kind && !limit.is_inherited)?;
+        NonZeroU64::new(found.value)
+    };
+    let mut limits = PoolLimits::unlimited();
+    if fast {
+        limits.input_tokens = find("fast_itpmca");
+        limits.output_tokens = find("fast_otpm");
+        if !limits.is_unlimited() {
+            limits.requests = find("requests_per_minute");
+        }
+        return limits;
+    }
+    limits.requests = find("requests_per_minute");
+    let aware = find("input_tokens_per_minute_cache_aware");
+    let other = find("input_tokens_per_minute");
+    limits.input_tokens = aware.into_iter().chain(other).min();
+    limits.output_tokens = find("output_tokens_per_minute");
+    limits.total_tokens = find("tokens_per_minute");
+    limits.tokens_per_day = find("tokens_per_day");
+    limits
 }
 
 impl Default for Limits {

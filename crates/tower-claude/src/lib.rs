@@ -1,8 +1,9 @@
 //! Tower layers that keep a Claude integration inside its rate limits and alive through errors.
 //!
 //! This is the facade crate. It re-exports the layers, each behind a feature of its own, and stacks
-//! them as recommended. The features of the layers are on by default. The feature `metrics` adds `metrics`, an
-//! observer that counts all events with the facade crate of the same name.
+//! them as recommended. The features of the layers are on by default. The feature `metrics` adds
+//! `metrics`, an observer that counts all events with the facade crate of the same name, and the
+//! feature `event-log` adds `event_log`, an observer that writes each attempt to a file.
 #![cfg_attr(
     all(
         feature = "cache",
@@ -102,6 +103,8 @@ pub use tower_claude_spread::{self as spread, SpreadLayer};
 #[cfg(feature = "token-bucket")]
 pub use tower_claude_token_bucket::{self as token_bucket, TokenBucketLayer};
 
+#[cfg(feature = "event-log")]
+pub use tower_claude_core::event_log;
 #[cfg(feature = "metrics")]
 pub use tower_claude_core::metrics;
 pub use tower_claude_core::{

@@ -127,6 +127,15 @@ impl ApiError {
         found.then_some(error)
     }
 
+    /// Returns true if the message names the number of concurrent connections as the reason. No
+    /// other field has it.
+    ///
+    /// The text was observed, and no documentation of the API has it.
+    #[must_use]
+    pub fn is_concurrency(&self) -> bool {
+        self.message.contains("concurrent connections")
+    }
+
     /// Returns the time at which a spending limit ends, from the message: `You will regain access
     /// on 2026-12-01 at 00:00 UTC.` No other field has it. `None` if the message has another form.
     #[must_use]

@@ -17,6 +17,7 @@
 //! | Usage and model | [`ModelCatalog::bill`] |
 //! | Host and path | [`Platform::of`] |
 //! | Clouds | [`cloud::Target`] |
+//! | Limits in the Admin API | [`admin`] |
 //!
 //! ```
 //! use tower_claude_wire::{ApiError, ModelCatalog, RateLimits};
@@ -40,6 +41,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod cloud;
 mod count;
 mod error;

@@ -46,7 +46,7 @@ pub(crate) const LIBRARIES: &[Row] = &[
     ("tower-claude", &["batch", "cache", "circuit-breaker", "cloud", "fallback-model", "header-budget", "prompt-cache", "retry", "spread", "token-bucket", "limiter", "core", "wire"], &["tower"]),
     ("gateway", &["tower-claude"], &["axum"]),
     ("planner", &["limiter", "core", "wire"], &["serde", "serde_json"]),
-    ("cli", &["gateway", "planner", "fake-claude"], &[]),
+    ("cli", &["gateway", "planner", "fake-claude", "wire"], &[]),
 ];
 
 /// A workspace package as cargo reports it.

@@ -6,6 +6,7 @@ use std::{
     io::{self, BufRead, BufReader, Read},
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::Args;
@@ -15,7 +16,7 @@ use tower_claude_planner::{
     traffic::{Traffic, TrafficBuilder},
 };
 
-use super::progress::Progress;
+use super::{api, progress::Progress};
 
 /// The end of a command that has failed.
 #[derive(Debug)]
@@ -51,8 +52,19 @@ impl fmt::Display for Failure {
 pub(crate) struct Inputs {
     /// The logs: event logs, access logs in JSON, SDK debug logs, usage reports, OTLP JSON, response
     /// heads, CSV tables. Their kind is found by their beginning. - is the standard input.
-    #[arg(required = true, value_name = "INPUT")]
+    #[arg(required_unless_present = "api", value_name = "INPUT")]
     inputs: Vec<PathBuf>,
+    /// Asks the Admin API for the usage of the last 24h, or of a period such as =28d, beside the
+    /// logs. A minute is its smallest unit, and an hour over 8 days. Needs an Admin key.
+    #[arg(
+        long,
+        value_name = "PERIOD",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "24h",
+        value_parser = api::parse_period
+    )]
+    api: Option<Duration>,
     /// The model of requests in a log that does not name one.
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
@@ -69,6 +81,18 @@ impl Inputs {
                 builder.add(line, &record);
             })?;
             builder.end_file(report);
+        }
+        if let Some(period) = self.api {
+            let usage = api::usage(period)?;
+            let report = read(
+                "Admin API",
+                usage.as_bytes(),
+                Some(Format::Analytics),
+                &mut |line, record| {
+                    builder.add(line, &record);
+                },
+            );
+            builder.end_file(report.map_err(|error| Failure::Input(error.to_string()))?);
         }
         let empty = || Failure::Input("no request for a message in the input".to_owned());
         builder.build().ok_or_else(empty)

@@ -159,6 +159,7 @@ where
         };
         match self {
             Self::Error(_, error) => report.set_cause(policies.classifier.cause(error)),
+            Self::Response(_, _, FailedBody::Error(body)) => report.on_error_body(&body.bytes()),
             Self::Response(_, _, FailedBody::Held(body)) if report.has_no_usage() => {
                 report.set_usage(&body.tracker.usage());
             }

@@ -16,7 +16,10 @@ use crate::{
     call_record::CallRecord,
     class::{Class, Kind},
     endpoint::Endpoint,
-    event::{AttemptDetails, AttemptEnd, CallEnd, Ending, Event, EventSink, emit},
+    event::{
+        AttemptDetails, AttemptEnd, CallEnd, Ending, Event, EventSink, RequestDetails,
+        ResponseDetails, emit,
+    },
     host::host,
     rejection::Rejection,
     request::requested_model,
@@ -96,6 +99,8 @@ pub(super) struct Report {
     status: Option<StatusCode>,
     request_id: Option<Box<str>>,
     cause: Option<Box<str>>,
+    /// Facts about the response, if the observer wants them.
+    response: Option<Box<ResponseDetails>>,
     /// The first content of the last attempt.
     first_content: Option<Instant>,
     /// The usage of the present attempt.
@@ -108,6 +113,8 @@ pub(super) struct Report {
     has_spans: bool,
     /// The observer wants the bodies of rejected requests.
     keeps_body: bool,
+    /// Facts about the request, if the observer wants details.
+    request: Option<RequestDetails>,
     /// The body of the present attempt, if it is kept.
     body: Option<Bytes>,
 }
@@ -126,7 +133,7 @@ impl Report {
         let mut record = call.record();
         let reports_call = record.drivers == 0 || record.ended;
         if reports_call {
-            *record = Default::default();
+            *record = CallRecord::new();
             record.asked = requested_model(request).map(Box::from);
             let endpoint = Endpoint::of(request.uri().path());
             let span = spans::of_call(endpoint, record.asked.as_deref());
@@ -137,7 +144,9 @@ impl Report {
         if !record.sink.is_observed() {
             record.sink = reporter.sink.clone();
         }
-        let keeps_body = reporter.sink_or(&record.sink).wants_rejected_requests();
+        let sink = reporter.sink_or(&record.sink);
+        let keeps_body = sink.wants_rejected_requests();
+        let details = sink.wants_details().then(|| RequestDetails::of(request));
         Box::new(Self {
             number: record.drivers,
             reports_call,
@@ -150,12 +159,14 @@ impl Report {
             status: None,
             request_id: None,
             cause: None,
+            response: None,
             first_content: None,
             usage: Usage::default(),
             billing: None,
             wants_output: true,
             has_spans,
             keeps_body,
+            request: details,
             body: None,
         })
     }
@@ -206,6 +217,7 @@ impl Report {
         self.status = None;
         self.request_id = None;
         self.cause = None;
+        self.response = None;
         self.first_content = None;
         self.usage = Usage::default();
         self.billing = None;
@@ -303,6 +315,17 @@ impl Report {
     pub(super) fn on_head(&mut self, head: &Parts) {
         self.status = Some(head.status);
         self.request_id = wire::request_id(&head.headers).map(Box::from);
+        if self.request.is_some() {
+            self.response = Some(Box::new(ResponseDetails::of(&head.headers)));
+        }
+    }
+
+    /// Records the body of a failed response.
+    #[cold]
+    pub(super) fn on_error_body(&mut self, body: &[u8]) {
+        if let Some(response) = &mut self.response {
+            response.add_error(body);
+        }
     }
 
     #[cold]
@@ -374,10 +397,11 @@ impl Report {
         record.cause.clone_from(&self.cause);
         let wait = std::mem::take(&mut record.attempt_wait);
         let span = record.attempt_span.take();
-        let attempt = record.attempts;
+        let (number, attempt) = (record.number, record.attempts);
         drop(record);
         let end = AttemptEnd {
             layer: reporter.attempt_layer,
+            call: number,
             attempt,
             ending,
             class,
@@ -385,7 +409,11 @@ impl Report {
             model: self.model.as_deref(),
             scope: self.scope.as_ref(),
             credential: call.known_credential(),
+            tenant: call.tenant().map(|tenant| &*tenant.0),
+            workload: call.workload(),
             status: self.status,
+            request: self.request.as_ref(),
+            response: self.response.as_deref(),
             wait,
             first_content: self
                 .first_content
@@ -423,9 +451,9 @@ impl Report {
         let record = {
             let mut record = call.record();
             record.ended = true;
-            let drivers = record.drivers;
+            let (drivers, number) = (record.drivers, record.number);
             let mut taken = std::mem::take(&mut *record);
-            (record.ended, record.drivers) = (true, drivers);
+            (record.ended, record.drivers, record.number) = (true, drivers, number);
             if self.cause.is_some() {
                 taken.cause.clone_from(&self.cause);
             }
@@ -434,6 +462,7 @@ impl Report {
         let arrived = call.first_arrival();
         let end = CallEnd {
             layer: reporter.call_layer,
+            call: record.number,
             ending: result.ending,
             class: result.class,
             endpoint: self.endpoint,
@@ -441,6 +470,8 @@ impl Report {
             model: record.model.as_deref(),
             scope: record.scope.as_ref(),
             credential: call.known_credential(),
+            tenant: call.tenant().map(|tenant| &*tenant.0),
+            workload: call.workload(),
             status: result.status,
             attempts: record.attempts,
             wait: record.wait,
@@ -452,6 +483,7 @@ impl Report {
             usage: &record.usage,
             bill: record.bill(),
             request_id: record.request_id.as_deref(),
+            request: self.request.as_ref(),
             rejection: result.rejection,
             cause: record.cause.as_deref(),
             fallback: record.fallback,

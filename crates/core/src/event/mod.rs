@@ -149,7 +149,7 @@ use crate::{
     scope::Scope,
 };
 
-pub use self::summary::{AttemptEnd, CallEnd, Ending};
+pub use self::summary::{AttemptEnd, CallEnd, Ending, RequestDetails, ResponseDetails};
 
 /// The facts about an attempt that its events report.
 ///
@@ -647,6 +647,12 @@ pub trait Observer: Send + Sync {
         ModelCatalog::builtin()
     }
 
+    /// Returns true if the ends of attempts and calls must have [`RequestDetails`] and
+    /// [`ResponseDetails`]. False by default, and then they are not read.
+    fn wants_details(&self) -> bool {
+        false
+    }
+
     /// Returns true if [`on_rejected_request`](Self::on_rejected_request) wants the bodies of
     /// requests. False by default, and then no body is kept.
     fn wants_rejected_requests(&self) -> bool {
@@ -668,6 +674,35 @@ where
 {
     fn on_event(&self, event: &Event<'_>) {
         self(event);
+    }
+}
+
+/// Two observers, which both get all events. The catalog is that of the first one.
+impl<A: Observer, B: Observer> Observer for (A, B) {
+    fn on_event(&self, event: &Event<'_>) {
+        self.0.on_event(event);
+        self.1.on_event(event);
+    }
+
+    fn catalog(&self) -> &ModelCatalog {
+        self.0.catalog()
+    }
+
+    fn wants_details(&self) -> bool {
+        self.0.wants_details() || self.1.wants_details()
+    }
+
+    fn wants_rejected_requests(&self) -> bool {
+        self.0.wants_rejected_requests() || self.1.wants_rejected_requests()
+    }
+
+    fn on_rejected_request(&self, end: &AttemptEnd<'_>, body: Option<&[u8]>) {
+        if self.0.wants_rejected_requests() {
+            self.0.on_rejected_request(end, body);
+        }
+        if self.1.wants_rejected_requests() {
+            self.1.on_rejected_request(end, body);
+        }
     }
 }
 
@@ -718,6 +753,12 @@ impl EventSink {
     pub(crate) fn wants_rejected_requests(&self) -> bool {
         let observer = self.observer.as_ref();
         observer.is_some_and(|observer| observer.wants_rejected_requests())
+    }
+
+    /// Returns true if the observer wants the details of requests and responses.
+    pub(crate) fn wants_details(&self) -> bool {
+        let observer = self.observer.as_ref();
+        observer.is_some_and(|observer| observer.wants_details())
     }
 
     pub(crate) fn on_rejected_request(&self, end: &AttemptEnd<'_>, body: Option<&[u8]>) {

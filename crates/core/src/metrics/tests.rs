@@ -7,7 +7,7 @@ use tower_claude_wire::{Billing, Money, Usage};
 
 use super::{CATALOGUE, GenAiNames, MetricKind, MetricsObserver};
 use crate::{
-    Class, Endpoint, EstimatedTokens, Kind, Priority, RejectReason, Scope,
+    Class, Endpoint, EstimatedTokens, Kind, Priority, RejectReason, Scope, Workload,
     event::{AttemptDetails, BatchDecision, CacheDecision, CallEnd, Ending, Event, Observer},
     ledger::LimitWarning,
     sample_events::{MODEL, answered, scope},
@@ -22,6 +22,7 @@ fn usage() -> Usage {
 fn call<'a>(asked: &'a str, model: Option<&'a str>, usage: &'a Usage) -> CallEnd<'a> {
     CallEnd {
         layer: "retry",
+        call: 1,
         ending: Ending::Answered,
         class: Class::SUCCESS,
         endpoint: Endpoint::Messages,
@@ -29,6 +30,8 @@ fn call<'a>(asked: &'a str, model: Option<&'a str>, usage: &'a Usage) -> CallEnd
         model,
         scope: None,
         credential: 7,
+        tenant: None,
+        workload: Workload::NONE,
         status: Some(StatusCode::OK),
         attempts: 2,
         wait: Duration::ZERO,
@@ -38,6 +41,7 @@ fn call<'a>(asked: &'a str, model: Option<&'a str>, usage: &'a Usage) -> CallEnd
         usage,
         bill: None,
         request_id: Some("req_1"),
+        request: None,
         rejection: None,
         cause: None,
         fallback: None,

@@ -75,12 +75,14 @@ impl Dashboard {
     }
 
     /// Takes a sample of the metrics, and sends the new state to all pages.
-    /// `scopes` are those of all limiters with their label.
+    /// `scopes` are those of all limiters with their label. The page has a link to the plan if
+    /// `has_plan` is true.
     pub(crate) fn update(
         &self,
         metrics: &str,
         scopes: Vec<(Arc<str>, ScopeSnapshot)>,
         draining: bool,
+        has_plan: bool,
     ) {
         let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
         samples.record(metrics);
@@ -89,6 +91,7 @@ impl Dashboard {
             now: Instant::now(),
             started: self.started,
             draining,
+            has_plan,
             samples: &samples,
             scopes,
             incidents,
@@ -121,7 +124,7 @@ impl Dashboard {
     }
 }
 
-fn response(content_type: &'static str, body: Body) -> Response {
+pub(crate) fn response(content_type: &'static str, body: Body) -> Response {
     let mut response = Response::new(body);
     let headers: [(HeaderName, &'static str); 5] = [
         (CONTENT_TYPE, content_type),

@@ -22,6 +22,8 @@ pub(super) struct State {
     /// The time since the start of the gateway in seconds.
     uptime: u64,
     draining: bool,
+    /// There is a page with a plan.
+    has_plan: bool,
     rates: Rates,
     scopes: Vec<ScopeState>,
     circuits: Vec<CircuitState>,
@@ -71,6 +73,7 @@ pub(super) struct Sources<'a> {
     pub(super) now: Instant,
     pub(super) started: Instant,
     pub(super) draining: bool,
+    pub(super) has_plan: bool,
     pub(super) samples: &'a Samples,
     /// The scopes of all limiters with their label.
     pub(super) scopes: Vec<(Arc<str>, ScopeSnapshot)>,
@@ -84,6 +87,7 @@ impl State {
             now,
             started,
             draining,
+            has_plan,
             samples,
             incidents,
             alerts,
@@ -105,6 +109,7 @@ impl State {
             verdict,
             uptime: seconds_since(started, now),
             draining,
+            has_plan,
             rates,
             scopes,
             circuits,

@@ -216,7 +216,10 @@ pub(crate) fn config_for(upstream: &Upstream, before: &str, after: &str) -> Conf
 
 impl TestGateway {
     pub(crate) async fn new(config: Config) -> Self {
-        let gateway = Gateway::bind(config).await.unwrap();
+        Self::run(Gateway::bind(config).await.unwrap())
+    }
+
+    pub(crate) fn run(gateway: Gateway) -> Self {
         let (addr, admin, handle) = (gateway.addr(), gateway.admin_addr(), gateway.handle());
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(gateway.run(async {

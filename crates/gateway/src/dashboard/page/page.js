@@ -204,6 +204,7 @@ function show(state) {
   // An unchanged text is not set again, so that it is not read aloud again.
   if ($("verdict-text").textContent !== state.verdict.text) $("verdict-text").textContent = state.verdict.text;
   document.title = `${{ good: "✓", warning: "▲", bad: "✖" }[state.verdict.level]} tower-claude`;
+  $("plan").hidden = !state.has_plan;
   $("uptime").textContent = `up for ${duration(state.uptime)}`;
   showRates(state);
   showScopes(state);
