@@ -6,6 +6,7 @@ pub mod capacity;
 pub mod demand;
 pub mod event;
 pub mod forecast;
+pub mod html;
 pub mod limits;
 mod mark;
 mod money;

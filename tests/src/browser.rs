@@ -1,22 +1,61 @@
 //! A headless Chromium, driven by the protocol of chromedriver.
 
 use std::{
-    path::PathBuf,
+    io::Write,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::{Method, Request};
+use http_body_util::{BodyExt, Full};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
 use serde_json::{Value, json};
 
-use super::{LONG, TestClient, client, send_with};
+/// The longest time that the driver may take for a command.
+const LONG: Duration = Duration::from_secs(20);
+
+/// A script that returns the texts with too little contrast for people with weak eyes (WCAG 2,
+/// level AA).
+pub const LOW_CONTRAST: &str = r#"
+const channel = (value) => value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+const parse = (text) => {
+  const numbers = text.match(/[\d.]+/g).map(Number);
+  const scale = text.startsWith("color") ? 1 : 255;
+  return { rgb: numbers.slice(0, 3).map((value) => value / scale), alpha: numbers[3] ?? 1 };
+};
+const light = (rgb) => 0.2126 * channel(rgb[0]) + 0.7152 * channel(rgb[1]) + 0.0722 * channel(rgb[2]);
+const behind = (element) => {
+  const layers = [];
+  for (let at = element; at; at = at.parentElement) {
+    layers.push(parse(getComputedStyle(at).backgroundColor));
+    if (layers.at(-1).alpha === 1) break;
+  }
+  return layers.reverse().reduce((under, over) => under.map((value, i) => value * (1 - over.alpha) + over.rgb[i] * over.alpha), [1, 1, 1]);
+};
+const low = [];
+const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+while (walker.nextNode()) {
+  const element = walker.currentNode.parentElement;
+  if (!walker.currentNode.data.trim() || ["SCRIPT", "STYLE", "NOSCRIPT"].includes(element.tagName)) continue;
+  const [a, b] = [light(parse(getComputedStyle(element).color).rgb), light(behind(element))];
+  const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+  if (ratio < 4.5) low.push(`${walker.currentNode.data}: ${ratio.toFixed(2)}`);
+}
+return low;
+"#;
 
 /// The page of a browser.
-pub(crate) struct Browser {
+#[derive(Debug)]
+pub struct Browser {
     driver: Child,
     /// The profile of the browser.
     folder: PathBuf,
-    client: TestClient,
+    client: Client<HttpConnector, Full<Bytes>>,
     /// The URL of the session.
     session: String,
 }
@@ -34,7 +73,7 @@ impl Drop for Browser {
 
 impl Browser {
     /// Starts a browser. `None` if none is installed, which is an error in a test run with `CI` set.
-    pub(crate) async fn start() -> Option<Self> {
+    pub async fn start() -> Option<Self> {
         use std::os::unix::process::CommandExt;
 
         let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
@@ -58,14 +97,14 @@ impl Browser {
         let mut browser = Self {
             driver,
             folder,
-            client: client(),
+            client: Client::builder(TokioExecutor::new()).build_http(),
             session: format!("http://{addr}"),
         };
         browser.wait_for_driver().await;
         let profile = format!("--user-data-dir={}", browser.folder.display());
         let capabilities = json!({"capabilities": {"alwaysMatch": {
             "browserName": "chrome",
-            "goog:loggingPrefs": {"browser": "ALL"},
+            "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
             "goog:chromeOptions": {"args": [
                 "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
                 "--hide-scrollbars", profile,
@@ -81,7 +120,7 @@ impl Browser {
         let is_up = async {
             loop {
                 let request = Request::get(format!("{}/status", self.session));
-                let request = request.body(http_body_util::Full::default()).unwrap();
+                let request = request.body(Full::default()).unwrap();
                 if self.client.request(request).await.is_ok() {
                     return;
                 }
@@ -94,31 +133,39 @@ impl Browser {
     async fn call(&self, method: Method, path: &str, body: &Value) -> Value {
         let url = format!("{}{path}", self.session);
         let request = Request::builder().method(method).uri(url);
-        let got = send_with(&self.client, request, body.to_string()).await;
-        let json: Value = serde_json::from_slice(&got.body).expect("it is JSON");
-        assert_eq!(got.status, 200, "{path}: {json}");
+        let request = request.body(Full::from(body.to_string())).unwrap();
+        let answered = async {
+            let response = self.client.request(request).await.unwrap();
+            let status = response.status();
+            (status, response.into_body().collect().await.unwrap())
+        };
+        let answered = tokio::time::timeout(LONG, answered).await;
+        let (status, body) = answered.expect("the driver answers");
+        let json: Value = serde_json::from_slice(&body.to_bytes()).expect("it is JSON");
+        assert_eq!(status, 200, "{path}: {json}");
         json["value"].clone()
     }
 
-    pub(crate) async fn open(&self, url: &str) {
+    /// Opens a page and waits until it is loaded.
+    pub async fn open(&self, url: &str) {
         let body = json!({ "url": url });
         self.call(Method::POST, "/url", &body).await;
     }
 
     /// Runs a script in the page, and returns what it returns.
-    pub(crate) async fn run(&self, script: &str) -> Value {
+    pub async fn run(&self, script: &str) -> Value {
         let body = json!({ "script": script, "args": [] });
         self.call(Method::POST, "/execute/sync", &body).await
     }
 
     /// Returns the text of the first element that matches.
-    pub(crate) async fn text(&self, selector: &str) -> String {
+    pub async fn text(&self, selector: &str) -> String {
         let script = format!("return document.querySelector({selector:?})?.innerText ?? ''");
         self.run(&script).await.as_str().unwrap().to_owned()
     }
 
     /// Waits until an element has a text with all of these parts.
-    pub(crate) async fn wait_for(&self, selector: &str, parts: &[&str]) {
+    pub async fn wait_for(&self, selector: &str, parts: &[&str]) {
         for _ in 0..200 {
             let text = self.text(selector).await;
             if parts.iter().all(|part| text.contains(part)) {
@@ -131,7 +178,7 @@ impl Browser {
     }
 
     /// Presses keys, one after the other.
-    pub(crate) async fn press(&self, keys: &[char]) {
+    pub async fn press(&self, keys: &[char]) {
         let actions = keys.iter().flat_map(|key| {
             ["keyDown", "keyUp"].map(|kind| json!({ "type": kind, "value": key.to_string() }))
         });
@@ -146,7 +193,8 @@ impl Browser {
         self.call(Method::POST, "/goog/cdp/execute", &body).await
     }
 
-    pub(crate) async fn set_size(&self, width: u64, height: u64) {
+    /// Sets the size of the window in CSS pixels.
+    pub async fn set_size(&self, width: u64, height: u64) {
         let params = json!({
             "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500,
         });
@@ -155,7 +203,7 @@ impl Browser {
     }
 
     /// Sets what the user prefers: `light` or `dark`, and if motion is reduced.
-    pub(crate) async fn prefer(&self, scheme: &str, reduced_motion: bool) {
+    pub async fn prefer(&self, scheme: &str, reduced_motion: bool) {
         let motion = if reduced_motion {
             "reduce"
         } else {
@@ -169,7 +217,7 @@ impl Browser {
     }
 
     /// Returns a picture of the whole page in PNG, encoded in base 64.
-    pub(crate) async fn picture(&self, width: u64) -> String {
+    pub async fn picture(&self, width: u64) -> String {
         self.set_size(width, 900).await;
         let height = self
             .run("return document.documentElement.scrollHeight")
@@ -180,10 +228,68 @@ impl Browser {
         picture["data"].as_str().unwrap().to_owned()
     }
 
-    /// Returns the errors and warnings of the page.
-    pub(crate) async fn log(&self) -> Vec<Value> {
-        let body = json!({ "type": "browser" });
-        let log = self.call(Method::POST, "/se/log", &body).await;
+    /// Writes a picture of the whole page into a PNG file.
+    pub async fn write_picture(&self, width: u64, path: &Path) {
+        let picture = self.picture(width).await;
+        let mut decode = Command::new("base64")
+            .arg("-d")
+            .stdin(Stdio::piped())
+            .stdout(std::fs::File::create(path).expect("the file can be made"))
+            .spawn()
+            .expect("base64 is installed");
+        let mut input = decode.stdin.take().expect("it is piped");
+        input.write_all(picture.as_bytes()).expect("it is read");
+        drop(input);
+        assert!(decode.wait().expect("it ends").success());
+    }
+
+    /// Returns the errors and warnings of the page since the last call.
+    pub async fn log(&self) -> Vec<Value> {
+        self.entries("browser").await
+    }
+
+    async fn entries(&self, kind: &str) -> Vec<Value> {
+        let log = self
+            .call(Method::POST, "/se/log", &json!({ "type": kind }))
+            .await;
         log.as_array().unwrap().clone()
+    }
+
+    /// Returns the URLs that the browser was to load since the last call.
+    pub async fn requested(&self) -> Vec<String> {
+        let entries = self.entries("performance").await;
+        let messages = entries.iter().filter_map(|entry| {
+            let message: Value = serde_json::from_str(entry["message"].as_str()?).ok()?;
+            Some(message["message"].clone())
+        });
+        let sent = messages.filter(|message| message["method"] == "Network.requestWillBeSent");
+        sent.filter_map(|sent| Some(sent["params"]["request"]["url"].as_str()?.to_owned()))
+            .collect()
+    }
+
+    /// Lets the page look as on paper, or as on a screen.
+    pub async fn show_print(&self, is_print: bool) {
+        let media = if is_print { "print" } else { "screen" };
+        self.command("Emulation.setEmulatedMedia", json!({ "media": media }))
+            .await;
+    }
+
+    /// Returns the number of pages of A4 paper that the page fills.
+    pub async fn printed_pages(&self) -> usize {
+        let params = json!({ "paperWidth": 8.27, "paperHeight": 11.69, "printBackground": false });
+        let pdf = self.command("Page.printToPDF", params).await;
+        let pdf = pdf["data"].as_str().expect("it is printed").to_owned();
+        let mut decode = Command::new("base64")
+            .arg("-d")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("base64 is installed");
+        let mut input = decode.stdin.take().expect("it is piped");
+        let written = std::thread::spawn(move || input.write_all(pdf.as_bytes()));
+        let output = decode.wait_with_output().expect("it ends");
+        written.join().unwrap().expect("it is read");
+        let text = String::from_utf8_lossy(&output.stdout);
+        text.matches("/Type /Page\n").count()
     }
 }

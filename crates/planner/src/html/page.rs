@@ -1,0 +1,206 @@
+//! The parts that all pages share.
+
+use super::markup::{Html, Table};
+use crate::{
+    mark::Mark,
+    text::{exact, span},
+    time::SECOND,
+    traffic::Coverage,
+};
+
+/// The begin of a page. The policy forbids the browser to load anything from elsewhere.
+const HEAD: &str = concat!(
+    "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n",
+    "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n",
+    "<meta name=\"color-scheme\" content=\"light dark\">\n",
+    "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; ",
+    "style-src 'unsafe-inline'; img-src data:\">\n",
+    "<link rel=\"icon\" href=\"data:,\">\n<style>",
+    include_str!("page.css"),
+    "</style>\n"
+);
+
+/// The level of a verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Level {
+    Good,
+    Warning,
+    Bad,
+}
+
+impl Level {
+    /// Returns the name in the style sheet, the sign and the word for it.
+    const fn parts(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::Good => ("good", "✓", "good"),
+            Self::Warning => ("warning", "▲", "warning"),
+            Self::Bad => ("bad", "✖", "problem"),
+        }
+    }
+}
+
+/// Returns a page with its verdict first.
+pub(super) fn page(
+    title: &str,
+    level: Level,
+    verdict: &str,
+    coverage: &Coverage,
+    content: impl FnOnce(&mut Html),
+) -> String {
+    let mut html = Html::default();
+    html.raw(HEAD);
+    html.leaf("title", &[], title);
+    html.element("body", &[], |html| {
+        html.element("header", &[], |html| {
+            html.leaf("h1", &[], title);
+            html.leaf("p", &[], &period(coverage));
+        });
+        html.element("main", &[], |html| {
+            let (name, sign, word) = level.parts();
+            let attributes = [
+                ("id", "verdict"),
+                ("data-level", name),
+                ("aria-label", "Verdict"),
+            ];
+            html.element("section", &attributes, |html| {
+                let attributes = [("class", "sign"), ("role", "img"), ("aria-label", word)];
+                html.leaf("span", &attributes, sign);
+                html.leaf("p", &[("id", "verdict-text")], &capitalized(verdict));
+            });
+            content(html);
+        });
+        html.leaf("footer", &[], FOOTER);
+    });
+    html.raw("\n</html>\n");
+    html.into_string()
+}
+
+const FOOTER: &str = concat!(
+    "tower-claude ",
+    env!("CARGO_PKG_VERSION"),
+    ". This page was made on your machine and loads nothing. All times are UTC."
+);
+
+/// Returns a sentence from a verdict, which begins with a small letter.
+fn capitalized(text: &str) -> String {
+    let mut characters = text.chars();
+    let first = characters.next().map(|first| first.to_uppercase());
+    let mut sentence: String = first.into_iter().flatten().collect();
+    sentence.push_str(characters.as_str());
+    sentence.push('.');
+    sentence
+}
+
+fn period(coverage: &Coverage) -> String {
+    format!(
+        "{} to {} UTC, {}",
+        coverage.from.to_minute(),
+        coverage.until.to_minute(),
+        span(coverage.span())
+    )
+}
+
+/// Writes a section with a heading.
+pub(super) fn section(html: &mut Html, title: &str, more: &str, content: impl FnOnce(&mut Html)) {
+    html.element("section", &[], |html| {
+        html.element("h2", &[], |html| {
+            html.text(title);
+            if !more.is_empty() {
+                html.text(" ");
+                html.leaf("small", &[], more);
+            }
+        });
+        content(html);
+    });
+}
+
+/// Writes a figure: its title, its mark and its caption.
+pub(super) fn figure(
+    html: &mut Html,
+    title: &str,
+    mark: Mark,
+    caption: &str,
+    content: impl FnOnce(&mut Html),
+) {
+    html.element("figure", &[], |html| {
+        html.element("figcaption", &[], |html| {
+            html.element("h3", &[], |html| {
+                html.text(title);
+                html.text(" ");
+                badge(html, mark);
+            });
+            if !caption.is_empty() {
+                html.leaf("p", &[("class", "note")], caption);
+            }
+        });
+        content(html);
+    });
+}
+
+/// Writes the mark of figures.
+pub(super) fn badge(html: &mut Html, mark: Mark) {
+    match mark {
+        Mark::Exact => html.leaf("span", &[("class", "badge exact")], "exact"),
+        Mark::Estimated => html.leaf("span", &[("class", "badge estimated")], "~ estimated"),
+    }
+}
+
+/// Writes names with their figures.
+pub(super) fn facts(html: &mut Html, facts: &[(&str, String)]) {
+    html.element("dl", &[("class", "facts")], |html| {
+        for (name, fact) in facts {
+            html.element("div", &[], |html| {
+                html.leaf("dt", &[], name);
+                html.leaf("dd", &[], fact);
+            });
+        }
+    });
+}
+
+/// Writes a paragraph in place of something that is missing.
+pub(super) fn none(html: &mut Html, text: &str) {
+    html.leaf("p", &[("class", "none")], text);
+}
+
+/// Writes the basis of all figures: the files, what they lack, and the warnings.
+pub(super) fn basis(html: &mut Html, coverage: &Coverage, warnings: &[String]) {
+    section(html, "Basis of the figures", "", |html| {
+        if !warnings.is_empty() {
+            html.element("ul", &[("class", "warnings")], |html| {
+                for warning in warnings {
+                    html.leaf("li", &[], &capitalized(warning));
+                }
+            });
+        }
+        let covered = coverage.span() - (coverage.hole_seconds * SECOND as f64) as i64;
+        let others: u64 = coverage.files.iter().map(|file| file.others).sum();
+        facts(
+            html,
+            &[
+                (
+                    "Covered",
+                    format!("{} of {}", span(covered), span(coverage.span())),
+                ),
+                ("Records", exact(coverage.records)),
+                ("Duplicates left out", exact(coverage.duplicates)),
+                ("Lines skipped", exact(coverage.skipped())),
+                ("Other requests", exact(coverage.other_endpoints + others)),
+                ("Records without tokens", exact(coverage.unmeasured)),
+                ("With estimated tokens", exact(coverage.estimated)),
+                ("With a recorded wait", exact(coverage.with_wait)),
+            ],
+        );
+        let rows = coverage.files.iter().map(|file| {
+            let figures = [file.records, file.lines, file.skipped].map(exact);
+            [file.name.clone()].into_iter().chain(figures).collect()
+        });
+        let table = Table {
+            caption: "Files",
+            head: ["File", "Records", "Lines", "Skipped"]
+                .map(str::to_owned)
+                .to_vec(),
+            rows: rows.collect(),
+        };
+        table.write(html);
+    });
+}

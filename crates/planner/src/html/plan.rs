@@ -1,0 +1,655 @@
+//! The page of a plan.
+
+use super::{
+    curve::{Curve, Named},
+    heat::Heat,
+    markup::{Html, Table},
+    over_time::{self, Panel},
+    page::{self, Level, badge, facts, figure, none, section},
+    series::amounts,
+};
+use crate::{
+    bucket::{DIMENSIONS, Quota, scale},
+    demand::PoolDemand,
+    forecast::{Forecast, Passing},
+    mark::Mark,
+    plan::{Fit, Need, PlanReport, PoolPlan, TierFit},
+    rolling::{Peaks, Point},
+    text::{count, percent, seconds},
+    traffic::Traffic,
+};
+
+/// Returns a plan as a page. The traffic is the one that was planned.
+#[must_use]
+pub fn plan(report: &PlanReport, traffic: &Traffic) -> String {
+    let demands: Vec<PoolDemand> = report
+        .pools
+        .iter()
+        .filter_map(|plan| Some(PoolDemand::of(traffic, traffic.names.find(&plan.pool)?)))
+        .collect();
+    let level = match report.pools.first().zip(demands.first()) {
+        Some((plan, demand)) => level(report, plan, demand),
+        None => Level::Warning,
+    };
+    let (verdict, coverage) = (&report.verdict, &report.coverage);
+    page::page("tower-claude plan", level, verdict, coverage, |html| {
+        contents(html, report);
+        for (index, plan) in report.pools.iter().enumerate() {
+            let demand = demands
+                .iter()
+                .find(|demand| traffic.names.get(demand.pool) == plan.pool);
+            let id = format!("pool-{index}");
+            html.element("div", &[("class", "pool"), ("id", &id)], |html| {
+                PoolPage::new(report, plan, demand).write(html);
+            });
+        }
+        if !report.other_pools.is_empty() {
+            section(html, "Other pools", "", |html| {
+                html.leaf("p", &[], &report.other_pools.join(", "));
+                none(
+                    html,
+                    "They are not planned here. The option --pool plans one of them.",
+                );
+            });
+        }
+        page::basis(html, coverage, &report.warnings);
+    })
+}
+
+/// Returns the level of the verdict: bad if limits in force miss the target.
+fn level(report: &PlanReport, plan: &PoolPlan, demand: &PoolDemand) -> Level {
+    let smallest = plan.capacity.possible_seconds.last();
+    let quota = Quota {
+        limits: plan.replayed.limits,
+        burst: std::time::Duration::from_secs(smallest.copied().unwrap_or(60)),
+    };
+    let is_close = plan
+        .dimensions
+        .iter()
+        .any(|found| found.time_above.is_some_and(|above| above[1] > 0.0));
+    if !report.target.is_met(&demand.demand, &quota) {
+        Level::Bad
+    } else if plan.is_bound || is_close || plan.limits.is_none() {
+        Level::Warning
+    } else {
+        Level::Good
+    }
+}
+
+/// Writes links to the pools, if there are several.
+fn contents(html: &mut Html, report: &PlanReport) {
+    if report.pools.len() < 2 {
+        return;
+    }
+    html.element("nav", &[("aria-label", "Pools")], |html| {
+        html.element("ul", &[], |html| {
+            for (index, plan) in report.pools.iter().enumerate() {
+                let target = format!("#pool-{index}");
+                html.element("li", &[], |html| {
+                    html.leaf("a", &[("href", &target)], &plan.pool)
+                });
+            }
+        });
+    });
+}
+
+/// The part of the page about one pool.
+struct PoolPage<'a> {
+    report: &'a PlanReport,
+    plan: &'a PoolPlan,
+    demand: Option<&'a PoolDemand>,
+    /// The sign before figures about the record.
+    sign: &'static str,
+}
+
+impl<'a> PoolPage<'a> {
+    fn new(report: &'a PlanReport, plan: &'a PoolPlan, demand: Option<&'a PoolDemand>) -> Self {
+        let sign = plan.mark.sign();
+        Self {
+            report,
+            plan,
+            demand,
+            sign,
+        }
+    }
+
+    fn write(&self, html: &mut Html) {
+        let plan = self.plan;
+        section(html, "Pool", &plan.pool, |html| self.facts(html));
+        if let Some(demand) = self.demand {
+            let points: [Vec<Point>; 3] =
+                std::array::from_fn(|dimension| amounts(demand, dimension));
+            section(html, "Use", &self.source(), |html| {
+                self.heat(html, &points[plan.binding]);
+                self.over_time(html, &points);
+                self.peaks(html);
+            });
+        }
+        section(html, "Need", &self.report.target.to_string(), |html| {
+            self.curve(html);
+            self.needs(html);
+        });
+        section(html, "Tiers", "", |html| self.tiers(html));
+        if !plan.what_ifs.is_empty() {
+            section(html, "What if", "", |html| self.what_ifs(html));
+        }
+        if !plan.events.is_empty() {
+            section(html, "Events", "", |html| self.events(html));
+        }
+        section(html, "Forecast", "", |html| match &plan.forecast {
+            Some(found) => forecast(html, found, DIMENSIONS[plan.binding]),
+            None => none(
+                html,
+                plan.no_forecast.as_deref().unwrap_or("There is none."),
+            ),
+        });
+    }
+
+    /// Returns the source of the limits that the shares relate to.
+    fn source(&self) -> String {
+        let limits = &self.plan.replayed;
+        match limits.limits.iter().any(Option::is_some) {
+            true => format!("limits: {}", limits.source),
+            false => limits.source.clone(),
+        }
+    }
+
+    fn facts(&self, html: &mut Html) {
+        let plan = self.plan;
+        let limits: Vec<String> = plan
+            .replayed
+            .limits
+            .iter()
+            .zip(DIMENSIONS)
+            .filter_map(|(limit, name)| Some(format!("{} {name}", count((*limit)?))))
+            .collect();
+        let limits = match limits.is_empty() {
+            true => "not known".to_owned(),
+            false => format!("{} ({})", limits.join(", "), plan.replayed.source),
+        };
+        let binding = match plan.is_bound {
+            true => format!("{} bind", DIMENSIONS[plan.binding]),
+            false => format!("nothing binds, {} come closest", DIMENSIONS[plan.binding]),
+        };
+        let mut found = vec![
+            ("Limits a minute", limits),
+            ("Binding dimension", binding),
+            ("Calls", format!("{}{}", self.sign, count(plan.basis.calls))),
+        ];
+        if let Some(replay) = plan.replays.last() {
+            let size = replay.capacity_seconds;
+            found.push((
+                "Replay with pacing",
+                format!(
+                    "~{} delayed, p95 wait ~{}, longest ~{}",
+                    percent(replay.paced.delayed),
+                    seconds(replay.paced.wait_p95),
+                    seconds(replay.paced.wait_max)
+                ),
+            ));
+            found.push((
+                "Replay without pacing",
+                format!("~{} refused", percent(replay.unpaced.refused)),
+            ));
+            found.push((
+                "A minute is enforced over",
+                format!("{}, replay: {size} s", self.sizes()),
+            ));
+        }
+        if let Some(dollars) = plan.dollars_per_month {
+            found.push((
+                "Price for 30 days",
+                format!("~${dollars:.0} at list prices"),
+            ));
+        }
+        facts(html, &found);
+        html.element("p", &[("class", "note")], |html| {
+            badge(html, Mark::Exact);
+            html.text(" follows from the record without an assumption. ");
+            badge(html, Mark::Estimated);
+            html.text(" (or ~ before a figure) rests on an assumption or on estimated tokens.");
+        });
+    }
+
+    fn sizes(&self) -> String {
+        let evidence = &self.plan.capacity;
+        let sizes: Vec<String> = evidence
+            .possible_seconds
+            .iter()
+            .map(|size| format!("{size} s"))
+            .collect();
+        match evidence.possible_seconds.len() {
+            1 => sizes.concat(),
+            _ => format!("{}: not known", sizes.join(" or ")),
+        }
+    }
+
+    fn heat(&self, html: &mut Html, points: &[Point]) {
+        let plan = self.plan;
+        let name = DIMENSIONS[plan.binding];
+        let title = "By hour and weekday";
+        let limit = plan.dimensions[plan.binding].limit;
+        let caption = match limit {
+            Some(limit) => format!(
+                "The highest use of the limit of {} {name} a minute in any 60 s, hours in UTC.",
+                count(limit)
+            ),
+            None => format!("The highest use of {name} in any 60 s, in % of the highest of all."),
+        };
+        let most = plan.dimensions[plan.binding].peaks.rolling_minute;
+        let whole = (limit.unwrap_or(most).max(1) * scale(plan.binding)) as f64;
+        let heat = Heat::of(points, whole);
+        figure(html, title, plan.mark, &caption, |html| match heat {
+            Some(heat) => heat.write(html, name),
+            None => none(
+                html,
+                "The record is shorter than six hours: too short for this figure.",
+            ),
+        });
+    }
+
+    fn over_time(&self, html: &mut Html, points: &[Vec<Point>; 3]) {
+        let panels: Vec<Panel<'_>> = points
+            .iter()
+            .enumerate()
+            .map(|(dimension, points)| Panel {
+                dimension,
+                points,
+                limit: self.plan.dimensions[dimension].limit,
+                sign: self.sign,
+            })
+            .collect();
+        figure(html, "Over time", self.plan.mark, "", |html| {
+            over_time::write(html, &panels);
+        });
+    }
+
+    fn peaks(&self, html: &mut Html) {
+        let rows: [(&str, fn(&Peaks) -> u64); 7] = [
+            ("Mean", |peaks| peaks.mean.round() as u64),
+            ("p95 of clock minutes", |peaks| peaks.minute_p95),
+            ("Highest clock minute (as in the Console)", |peaks| {
+                peaks.clock_minute
+            }),
+            ("Highest minute from the first request", |peaks| {
+                peaks.minute_from_first
+            }),
+            ("Highest 60 s", |peaks| peaks.rolling_minute),
+            ("Highest 5 s × 12", |peaks| peaks.five_seconds),
+            ("Highest second × 60", |peaks| peaks.one_second),
+        ];
+        let plan = self.plan;
+        let figures = |figure: fn(&Peaks) -> u64| {
+            plan.dimensions
+                .iter()
+                .map(move |found| format!("{}{}", self.sign, count(figure(&found.peaks))))
+        };
+        let rows = rows.into_iter().map(|(name, figure)| {
+            [name.to_owned()]
+                .into_iter()
+                .chain(figures(figure))
+                .collect()
+        });
+        let mut rows: Vec<Vec<String>> = rows.collect();
+        let above = |index: usize| {
+            plan.dimensions.iter().map(move |found| {
+                found.time_above.map_or("–".to_owned(), |above| {
+                    format!("{}{}", self.sign, percent(above[index]))
+                })
+            })
+        };
+        for (index, name) in ["Time above 50 %", "Time above 80 %", "Time above the limit"]
+            .into_iter()
+            .enumerate()
+        {
+            rows.push([name.to_owned()].into_iter().chain(above(index)).collect());
+        }
+        let table = Table {
+            caption: "Amounts a minute, and the share of time above the limit",
+            head: head("", &DIMENSIONS),
+            rows,
+        };
+        figure(html, "Peaks", plan.mark, "", |html| table.write(html));
+    }
+
+    fn curve(&self, html: &mut Html) {
+        let (report, plan) = (self.report, self.plan);
+        let name = DIMENSIONS[plan.binding];
+        let found = &plan.dimensions[plan.binding];
+        let needs = || found.needs.iter();
+        let low = needs()
+            .filter_map(|need| need.within_30_seconds.min(need.for_target))
+            .min();
+        let high = needs().filter_map(|need| need.without_wait).max();
+        let named: Vec<Named<'_>> = found
+            .limit
+            .iter()
+            .map(|limit| Named {
+                limit: *limit,
+                name: if plan.replayed.is_assumed {
+                    "assumed limit"
+                } else {
+                    "limit"
+                },
+                class: "limit-line",
+            })
+            .collect();
+        let sizes: Vec<u64> = needs().map(|need| need.capacity_seconds).collect();
+        let curve = self.demand.zip(low.zip(high)).and_then(|(demand, range)| {
+            Curve::of(
+                &demand.demand,
+                plan.binding,
+                &sizes,
+                report.target,
+                range,
+                &named,
+            )
+        });
+        let title = format!("Wait by limit on {name}");
+        let share = report.target.share * 100.0;
+        let caption = format!(
+            "The p{share} of the waits with pacing, if the limit a minute on {name} were the one \
+             below, and the others did not matter."
+        );
+        figure(
+            html,
+            &title,
+            Mark::Estimated,
+            &caption,
+            |html| match curve {
+                Some(curve) => {
+                    let label =
+                        format!("{title}: waits fall as the limit rises, see the table below");
+                    curve.write(html, &label);
+                }
+                None => none(html, "The record has too little for this figure."),
+            },
+        );
+    }
+
+    fn needs(&self, html: &mut Html) {
+        let plan = self.plan;
+        let Some(first) = plan.dimensions.first() else {
+            return;
+        };
+        let target = self.report.target.to_string();
+        let rows: [(&str, fn(&Need) -> Option<u64>); 3] = [
+            ("no wait", |need| need.without_wait),
+            (&target, |need| need.for_target),
+            ("every wait ≤ 30 s", |need| need.within_30_seconds),
+        ];
+        let caption = "The least limit a minute. It depends on the time over which the server \
+                       enforces a minute, which may be shorter than a minute.";
+        let mark = Mark::exact_if(plan.mark == Mark::Exact);
+        figure(html, "Least limit", mark, caption, |html| {
+            html.element("table", &[], |html| {
+                html.element("thead", &[], |html| {
+                    html.element("tr", &[], |html| {
+                        html.leaf("th", &[("scope", "col")], "Enforced over");
+                        for need in &first.needs {
+                            let size = format!("{} s", need.capacity_seconds);
+                            html.leaf("th", &[("scope", "col")], &size);
+                        }
+                    });
+                });
+                for (index, dimension) in plan.dimensions.iter().enumerate() {
+                    // The server counts output while it is produced, which the replay cannot know.
+                    let sign = if index == 2 { "~" } else { self.sign };
+                    let columns = (first.needs.len() + 1).to_string();
+                    html.element("tbody", &[], |html| {
+                        html.element("tr", &[("class", "group")], |html| {
+                            let attributes = [("scope", "rowgroup"), ("colspan", &*columns)];
+                            html.leaf("th", &attributes, dimension.dimension);
+                        });
+                        for (name, figure) in &rows {
+                            html.element("tr", &[], |html| {
+                                html.leaf("th", &[("scope", "row")], name);
+                                for need in &dimension.needs {
+                                    let figure = figure(need).map_or("–".to_owned(), |need| {
+                                        format!("{sign}{}", count(need))
+                                    });
+                                    html.leaf("td", &[], &figure);
+                                }
+                            });
+                        }
+                    });
+                }
+            });
+        });
+    }
+
+    fn tiers(&self, html: &mut Html) {
+        let plan = self.plan;
+        let Some(first) = plan.tiers.first() else {
+            none(html, "No limits are published for this pool.");
+            return;
+        };
+        let growth = format!("× {}", self.report.growth);
+        let caption = format!(
+            "Published limits as of {}. ✓: with pacing, {}; without, at most 0.1 % refused.",
+            self.report.catalog_as_of, self.report.target
+        );
+        figure(
+            html,
+            "Now and with growth",
+            Mark::Estimated,
+            &caption,
+            |html| {
+                html.element("table", &[("class", "tiers")], |html| {
+                    html.element("thead", &[], |html| {
+                        html.element("tr", &[], |html| {
+                            html.leaf("th", &[("scope", "col"), ("rowspan", "2")], "Tier");
+                            let two = [("scope", "colgroup"), ("colspan", "2"), ("class", "span")];
+                            html.leaf("th", &two, "With pacing: p95 wait, longest");
+                            html.leaf("th", &two, "Without: refused");
+                        });
+                        html.element("tr", &[], |html| {
+                            for head in ["now", &growth, "now", &growth] {
+                                html.leaf("th", &[("scope", "col")], head);
+                            }
+                        });
+                    });
+                    for (index, fit) in first.fits.iter().enumerate() {
+                        html.element("tbody", &[], |html| {
+                            html.element("tr", &[("class", "group")], |html| {
+                                let size =
+                                    format!("A minute enforced over {} s", fit.capacity_seconds);
+                                html.leaf("th", &[("scope", "rowgroup"), ("colspan", "5")], &size);
+                            });
+                            for row in &plan.tiers {
+                                if let Some(fit) = row.fits.get(index) {
+                                    self.tier(html, row.tier, row.limits[plan.binding], fit);
+                                }
+                            }
+                        });
+                    }
+                });
+            },
+        );
+    }
+
+    fn tier(&self, html: &mut Html, name: &str, limit: Option<u64>, fit: &TierFit) {
+        html.element("tr", &[], |html| {
+            html.element("th", &[("scope", "row")], |html| {
+                html.text(name);
+                if let Some(limit) = limit {
+                    let limit = format!("{} {}", count(limit), DIMENSIONS[self.plan.binding]);
+                    html.leaf("small", &[], &limit);
+                }
+            });
+            for found in [&fit.now, &fit.grown] {
+                paced(html, found);
+            }
+            for found in [&fit.now, &fit.grown] {
+                cell(
+                    html,
+                    found.suffices_unpaced,
+                    &format!("~{}", percent(found.refused)),
+                    "",
+                );
+            }
+        });
+    }
+
+    fn what_ifs(&self, html: &mut Html) {
+        let name = DIMENSIONS[self.plan.binding];
+        let caption = format!(
+            "The need is the least limit on {name} a minute for the target, with the smallest \
+             buckets that the record allows. Dollars are list prices for 30 days."
+        );
+        figure(html, "Changes", Mark::Estimated, &caption, |html| {
+            let arrow = |before: String, after: String| match before == after {
+                true => before,
+                false => format!("{before} → ~{after}"),
+            };
+            let need = |need: Option<u64>| need.map_or("–".to_owned(), count);
+            let rows = self.plan.what_ifs.iter().map(|result| {
+                let dollars = |dollars: Option<f64>| {
+                    dollars.map_or("–".to_owned(), |dollars| format!("${dollars:.0}"))
+                };
+                let name = match &result.note {
+                    Some(note) => format!("{}: {note}", result.what_if),
+                    None => result.what_if.clone(),
+                };
+                vec![
+                    name,
+                    arrow(need(result.need.0), need(result.need.1)),
+                    arrow(seconds(result.wait_p95.0), seconds(result.wait_p95.1)),
+                    arrow(
+                        dollars(result.dollars_per_month.0),
+                        dollars(result.dollars_per_month.1),
+                    ),
+                ]
+            });
+            let table = Table {
+                caption: "",
+                head: head("Change", &["Need", "p95 wait", "30 days"]),
+                rows: rows.collect(),
+            };
+            table.write(html);
+        });
+    }
+
+    fn events(&self, html: &mut Html) {
+        let caption = "The need is the least limit a minute for the target.";
+        figure(html, "Needs", Mark::Estimated, caption, |html| {
+            let rows = self.plan.events.iter().map(|event| {
+                let basis = match &event.basis {
+                    Some(basis) if basis.is_same_hours => {
+                        format!("same hours from {}", basis.from.to_minute())
+                    }
+                    Some(basis) => format!("busiest hours, from {}", basis.from.to_minute()),
+                    None => "no traffic to multiply".to_owned(),
+                };
+                let fits = match (&event.basis, event.fits) {
+                    (None, _) => "–".to_owned(),
+                    (_, true) => {
+                        format!("✓ within the limits, p95 wait ~{}", seconds(event.wait_p95))
+                    }
+                    (_, false) => {
+                        format!("✗ beyond the limits, p95 wait ~{}", seconds(event.wait_p95))
+                    }
+                };
+                let needs = event
+                    .needs
+                    .map(|need| need.map_or("–".to_owned(), |need| format!("~{}", count(need))));
+                let name = format!("{} ({basis})", event.event);
+                [name].into_iter().chain(needs).chain([fits]).collect()
+            });
+            let heads = [DIMENSIONS[0], DIMENSIONS[1], DIMENSIONS[2], "Limits"];
+            let table = Table {
+                caption: "",
+                head: head("Event", &heads),
+                rows: rows.collect(),
+            };
+            table.write(html);
+        });
+    }
+}
+
+fn head(first: &str, others: &[&str]) -> Vec<String> {
+    let names = [first].into_iter().chain(others.iter().copied());
+    names.map(str::to_owned).collect()
+}
+
+fn paced(html: &mut Html, fit: &Fit) {
+    let p95 = format!("~{}", seconds(fit.wait_p95));
+    cell(
+        html,
+        fit.suffices_paced,
+        &p95,
+        &format!("~{}", seconds(fit.wait_max)),
+    );
+}
+
+/// Writes a cell that says if something is enough.
+fn cell(html: &mut Html, is_enough: bool, figure: &str, more: &str) {
+    html.element("td", &[], |html| {
+        let (class, sign, word) = match is_enough {
+            true => ("yes", "✓", "enough"),
+            false => ("no", "✗", "not enough"),
+        };
+        html.leaf(
+            "span",
+            &[("class", class), ("role", "img"), ("aria-label", word)],
+            sign,
+        );
+        html.text(" ");
+        html.text(figure);
+        if !more.is_empty() {
+            html.leaf("small", &[], more);
+        }
+    });
+}
+
+/// Writes a forecast.
+pub(super) fn forecast(html: &mut Html, found: &Forecast, dimension: &str) {
+    let passing = |passing: &Option<Passing>| match passing {
+        Some(passing) => format!(
+            "~{} ({} to {})",
+            passing.date,
+            passing.earliest,
+            passing.latest.as_deref().unwrap_or("never")
+        ),
+        None => "not within two years, or no limit is known".to_owned(),
+    };
+    let (low, high) = found.growth_interval;
+    let (middle, least, most) = found.in_four_weeks;
+    let amount = |amount: f64| count(amount.round() as u64);
+    let title = format!("p95 of {dimension} a minute");
+    let caption = format!(
+        "From {} whole weeks. The intervals come from leaving out one week after the other.",
+        found.weeks
+    );
+    figure(html, &title, Mark::Estimated, &caption, |html| {
+        facts(
+            html,
+            &[
+                (
+                    "Growth a week",
+                    format!(
+                        "~{:+.1} % ({:+.1} to {:+.1} %)",
+                        found.growth_per_week * 100.0,
+                        low * 100.0,
+                        high * 100.0
+                    ),
+                ),
+                ("Last week", amount(found.last_week_p95)),
+                (
+                    "In four weeks",
+                    format!(
+                        "~{} ({} to {})",
+                        amount(middle),
+                        amount(least),
+                        amount(most)
+                    ),
+                ),
+                (
+                    "Passes 80 % of the limit",
+                    passing(&found.passes_80_percent),
+                ),
+                ("Passes the limit", passing(&found.passes_100_percent)),
+            ],
+        );
+    });
+}

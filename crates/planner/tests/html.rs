@@ -1,0 +1,239 @@
+//! The pages in a real browser, by any means of reading them.
+
+use std::{
+    io::BufReader,
+    path::{Path, PathBuf},
+};
+
+use tower_claude_planner::{
+    event::Event,
+    html,
+    limits::LimitTable,
+    plan::{PlanOptions, plan},
+    read::read,
+    traffic::{Traffic, TrafficBuilder},
+};
+use tower_claude_tests::browser::{Browser, LOW_CONTRAST};
+
+const DAY: u64 = 86_400;
+
+/// A Monday, in Unix seconds.
+const MONDAY: u64 = 1_793_577_600;
+
+fn traffic(name: &str, text: &[u8], model: Option<&str>) -> Traffic {
+    let mut builder = TrafficBuilder::new(model);
+    let report = read(name, BufReader::new(text), None, &mut |line, record| {
+        builder.add(line, &record);
+    });
+    builder.end_file(report.expect("it is a log"));
+    builder.build().expect("it has records")
+}
+
+/// Returns the trace that is shipped: one hour without statuses.
+fn trace() -> Traffic {
+    let path = workspace().join("examples/data/azure-llm-code-2023.csv");
+    let text = std::fs::read(path).expect("the trace is there");
+    traffic("azure-llm-code-2023.csv", &text, Some("claude-sonnet-5-5"))
+}
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Returns an event log of many days with busy office hours, nightly work, growth and some 429s.
+fn weeks(days: u64) -> Traffic {
+    let mut random = fastrand::Rng::with_seed(18);
+    let mut text = String::new();
+    let mut number = 0;
+    for day in 0..days {
+        let growth = 1.06_f64.powf(day as f64 / 7.0);
+        let is_weekend = day % 7 >= 5;
+        for hour in 0..24 {
+            let office = (-((hour as f64 - 14.0) / 3.5).powi(2)).exp();
+            let calls = 4.0 + 60.0 * growth * if is_weekend { 0.15 } else { office };
+            for _ in 0..calls as u64 {
+                let at = second(day, hour) + random.f64() * 3_600.0;
+                number += 1;
+                call(&mut text, &mut random, number, at, "chat", 18_000);
+            }
+            if hour == 2 {
+                for index in 0..(150.0 * growth) as u64 {
+                    let at = second(day, hour) + index as f64 * 0.7;
+                    number += 1;
+                    call(
+                        &mut text,
+                        &mut random,
+                        number,
+                        at,
+                        "nightly <b>jobs</b>",
+                        14_000,
+                    );
+                }
+            }
+        }
+    }
+    traffic("events.jsonl", text.as_bytes(), None)
+}
+
+fn second(day: u64, hour: u64) -> f64 {
+    (MONDAY + day * DAY + hour * 3_600) as f64
+}
+
+fn call(text: &mut String, random: &mut fastrand::Rng, number: u64, at: f64, tag: &str, size: u64) {
+    use std::fmt::Write;
+
+    let input = size / 2 + random.u64(0..size);
+    let (read, output) = (input / 3, 100 + random.u64(0..900));
+    let until = at + 2.0 + output as f64 / 60.0;
+    let limits = "{\"requests\":{\"limit\":5000},\"input_tokens\":{\"limit\":2000000},\
+                  \"output_tokens\":{\"limit\":400000}}";
+    let tail = match number % 97 {
+        0 => format!(
+            "\"status\":429,\"error_type\":\"rate_limit_error\",\"request_id\":\"req_{number:05}\""
+        ),
+        _ => format!("\"status\":200,\"output\":{output},\"limits\":{limits}"),
+    };
+    writeln!(
+        text,
+        "{{\"t_start\":{at:.3},\"t_end\":{until:.3},\"call\":\"c{number}\",\"attempt\":1,\
+         \"model\":\"claude-sonnet-5-5\",\"input\":{},\"cache_read\":{read},\"tag\":\"{tag}\",{tail}}}",
+        input - read
+    )
+    .unwrap();
+}
+
+fn plan_of(traffic: &Traffic, tier: Option<&str>) -> String {
+    let mut options = PlanOptions::default();
+    options.limits = tier.map(|tier| LimitTable::tier(tier).unwrap());
+    if tier.is_none() && traffic.names.find("chat").is_some() {
+        options.what_ifs = ["cache=0.6", "batch=tag:nightly <b>jobs</b>", "keys=3"]
+            .map(|what_if| what_if.parse().unwrap())
+            .to_vec();
+        let event: Event = "2026-12-05T18:00 4x 2h".parse().unwrap();
+        options.events = vec![event];
+    }
+    let report = plan(traffic, &options, &mut |_, _| {}).unwrap();
+    html::plan(&report, traffic)
+}
+
+/// A folder of pages, which is removed at the end.
+struct Pages(PathBuf);
+
+impl Pages {
+    fn new(name: &str) -> Self {
+        let name = format!("tower-claude-pages-{name}-{}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        Self(folder)
+    }
+
+    fn write(&self, name: &str, html: &str) -> String {
+        let path = self.0.join(name);
+        std::fs::write(&path, html).unwrap();
+        format!("file://{}", path.display())
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Checks that a page loads nothing, fits each width and can be read.
+async fn every_reader_can_use(browser: &Browser, name: &str, url: &str) {
+    browser.requested().await;
+    browser.log().await;
+    browser.open(url).await;
+    for scheme in ["light", "dark"] {
+        browser.prefer(scheme, true).await;
+        let low = browser.run(LOW_CONTRAST).await;
+        assert_eq!(low, serde_json::json!([]), "{name} {scheme}");
+    }
+    browser
+        .run("document.querySelectorAll('details').forEach((one) => one.open = true)")
+        .await;
+    for width in [1_280, 390, 360, 320] {
+        browser.set_size(width, 800).await;
+        let wide = browser
+            .run("return document.documentElement.scrollWidth")
+            .await;
+        assert_eq!(wide.as_u64(), Some(width), "{name} is wider");
+        let outside = browser.run(OUTSIDE).await;
+        assert_eq!(outside, serde_json::json!([]), "{name} at {width}");
+    }
+    let urls = browser.requested().await;
+    assert!(urls.iter().any(|requested| requested == url), "{urls:?}");
+    let others: Vec<_> = urls
+        .iter()
+        .filter(|requested| *requested != url && !requested.starts_with("data:"))
+        .collect();
+    assert!(others.is_empty(), "{name}: {others:?}");
+    assert_eq!(
+        browser.log().await,
+        Vec::<serde_json::Value>::new(),
+        "{name}"
+    );
+    let unnamed = "return [...document.querySelectorAll('svg')].filter((svg) => \
+                   !svg.closest('[role=img][aria-label], [aria-hidden=true]')).length";
+    assert_eq!(
+        browser.run(unnamed).await,
+        0,
+        "{name}: pictures without a text"
+    );
+    assert_eq!(browser.run("return document.scripts.length").await, 0);
+}
+
+/// Returns the texts that stand out of the page or of their cell.
+const OUTSIDE: &str = r#"
+const width = document.documentElement.clientWidth;
+return [...document.querySelectorAll("td, th, dd, dt, p, li, h2, h3, h4, svg text, pre")]
+  .filter((element) => {
+    const box = element.getBoundingClientRect();
+    return box.width && (box.left < 0 || box.right > width || (!element.ownerSVGElement && element.scrollWidth > element.clientWidth + 1));
+  })
+  .map((element) => element.textContent);
+"#;
+
+/// Writes the pictures for the documentation.
+#[tokio::test]
+#[ignore = "writes docs/plan-*.png and docs/evidence-*.png"]
+async fn pictures_for_the_documentation() {
+    let browser = Browser::start().await.expect("a browser is installed");
+    let pages = Pages::new("pictures");
+    let weeks = weeks(35);
+    let docs = match std::env::var_os("PAGES") {
+        Some(folder) => PathBuf::from(folder),
+        None => workspace().join("docs"),
+    };
+    let mut all = vec![("plan", plan_of(&weeks, None))];
+    if std::env::var_os("PAGES").is_some() {
+        all.push(("plan-trace", plan_of(&trace(), None)));
+        all.push(("plan-day", plan_of(&self::weeks(1), Some("start"))));
+    }
+    for (name, html) in all {
+        let url = pages.write(&format!("{name}.html"), &html);
+        browser.open(&url).await;
+        for (form, width, scheme) in [("desktop", 1_280, "light"), ("phone", 360, "dark")] {
+            browser.prefer(scheme, true).await;
+            let path = docs.join(format!("{name}-{form}.png"));
+            browser.write_picture(width, &path).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn plan_can_be_read_by_everyone_and_loads_nothing() {
+    let Some(browser) = Browser::start().await else {
+        return;
+    };
+    let pages = Pages::new("plan");
+    for (name, html) in [
+        ("weeks", plan_of(&weeks(35), None)),
+        ("trace", plan_of(&trace(), None)),
+        ("day", plan_of(&weeks(1), Some("start"))),
+    ] {
+        let url = pages.write(&format!("{name}.html"), &html);
+        every_reader_can_use(&browser, name, &url).await;
+    }
+}
