@@ -4,6 +4,7 @@
 mod demo;
 #[cfg_attr(not(feature = "otlp"), path = "no_otlp.rs")]
 mod otlp;
+mod planner;
 mod serve;
 
 use std::{
@@ -29,6 +30,14 @@ enum Command {
     Serve(serve::Serve),
     /// Prints a new gateway key, and its hash for the configuration.
     Key,
+    /// Plans limits from recorded traffic: which limit binds, which limit and tier are enough.
+    Plan(planner::Plan),
+    /// Finds the causes of rejections and slow calls in recorded traffic.
+    Diagnose(planner::Diagnose),
+    /// Collects the evidence for a higher limit from recorded traffic.
+    Evidence(planner::Evidence),
+    /// Converts another log to the form of the event log.
+    Convert(planner::Convert),
 }
 
 /// The error of a command, for people.
@@ -71,13 +80,30 @@ fn start_log() -> Result<otlp::Traces, CommandError> {
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    let done = match start_log() {
-        Err(error) => Err(error),
-        Ok(traces) => match cli.command {
-            Command::Serve(serve) => serve.run(traces).await,
-            Command::Key => print_key(),
-        },
+    // The commands about recorded traffic neither log nor export.
+    let planned = match cli.command {
+        Command::Serve(serve) => return end(serve_with_log(serve).await),
+        Command::Key => return end(print_key()),
+        Command::Plan(plan) => plan.run(),
+        Command::Diagnose(diagnose) => diagnose.run(),
+        Command::Evidence(evidence) => evidence.run(),
+        Command::Convert(convert) => convert.run(),
     };
+    match planned {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            failure.code()
+        }
+    }
+}
+
+async fn serve_with_log(serve: serve::Serve) -> Result<(), CommandError> {
+    let traces = start_log()?;
+    serve.run(traces).await
+}
+
+fn end(done: Result<(), CommandError>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

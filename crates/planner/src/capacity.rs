@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::{
-    limits::PoolLimits,
+    limits::{self, PoolLimits},
     time::{MINUTE, SECOND},
     traffic::{NameId, Outcome, Traffic},
 };
@@ -41,8 +41,7 @@ pub struct CapacityEvidence {
 
 impl CapacityEvidence {
     /// Finds the evidence in the traffic of a pool under these limits.
-    #[must_use]
-    pub fn of(traffic: &Traffic, pool: NameId, limits: &PoolLimits) -> Self {
+    fn of(traffic: &Traffic, pool: NameId, limits: &PoolLimits) -> Self {
         let mut used = [0.0_f64; 3];
         let mut at = i64::MIN;
         let (mut least, mut below) = (None, None::<f64>);
@@ -99,9 +98,16 @@ impl CapacityEvidence {
         }
     }
 
-    /// Returns all sizes, for traffic under unknown limits.
+    /// Finds the evidence in the traffic of a pool whose limits the response headers show. Limits
+    /// that are only supposed show nothing about the server.
     #[must_use]
-    pub fn none() -> Self {
+    pub fn of_pool(traffic: &Traffic, pool: NameId) -> Self {
+        limits::shown(traffic, pool)
+            .map_or_else(Self::none, |known| Self::of(traffic, pool, &known.limits))
+    }
+
+    /// Returns all sizes, for traffic under unknown limits.
+    fn none() -> Self {
         Self {
             at_least_seconds: None,
             below_seconds: None,

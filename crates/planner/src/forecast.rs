@@ -62,9 +62,9 @@ pub fn forecast(points: &[Point], limit: Option<u64>) -> Result<Forecast, String
     };
     let weeks = ((last.0 - first.0 + MINUTE) / WEEK) as usize;
     if weeks < FEWEST_WEEKS {
-        let days = (last.0 - first.0) as f64 / (24 * HOUR) as f64;
+        let span = crate::text::span(last.0 - first.0);
         return Err(format!(
-            "no forecast from {days:.1} days: it needs {FEWEST_WEEKS} whole weeks"
+            "no forecast from {span}: it needs {FEWEST_WEEKS} whole weeks"
         ));
     }
     let weeks = weeks.min(MOST_WEEKS);

@@ -4,7 +4,9 @@
 pub mod bucket;
 pub mod capacity;
 pub mod demand;
+pub mod diagnose;
 pub mod event;
+pub mod evidence;
 pub mod forecast;
 pub mod html;
 pub mod limits;

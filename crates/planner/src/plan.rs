@@ -360,7 +360,7 @@ fn pool_plan(
         Some(table) => table.of(name),
         None => limits::shown(traffic, pool.pool),
     };
-    let capacity = evidence(traffic, pool.pool, known.as_ref(), options.capacity);
+    let capacity = evidence(traffic, pool.pool, options.capacity);
     let possible: Vec<Duration> = capacity
         .possible_seconds
         .iter()
@@ -472,16 +472,8 @@ fn in_units(mut forecast: Forecast, dimension: usize) -> Forecast {
     forecast
 }
 
-fn evidence(
-    traffic: &Traffic,
-    pool: NameId,
-    known: Option<&Known>,
-    chosen: Option<Duration>,
-) -> CapacityEvidence {
-    let mut found = match known.filter(|known| !known.is_assumed) {
-        Some(known) => CapacityEvidence::of(traffic, pool, &known.limits),
-        None => CapacityEvidence::none(),
-    };
+fn evidence(traffic: &Traffic, pool: NameId, chosen: Option<Duration>) -> CapacityEvidence {
+    let mut found = CapacityEvidence::of_pool(traffic, pool);
     if let Some(chosen) = chosen {
         found.possible_seconds = vec![chosen.as_secs().max(1)];
     }

@@ -136,7 +136,9 @@ pub(crate) fn coverage_warnings(coverage: &Coverage) -> Vec<String> {
     }
     if coverage.without_status > 0 {
         let (count, all) = (coverage.without_status, coverage.records);
-        warnings.push(format!("{count} of {all} records have no status"));
+        warnings.push(format!(
+            "{count} of {all} records have no status and count as answered if they have output"
+        ));
     }
     if coverage.span() < DAY {
         warnings.push("the record is shorter than a day: busier hours may be missing".to_owned());

@@ -87,12 +87,7 @@ impl Parser for Table {
             return out.problem(number, "the row is cut off");
         }
         match self.record(&cells) {
-            Ok(record) => {
-                if record.status.is_none() {
-                    out.note("the table has no status, so each row counts as answered");
-                }
-                out.record(number, record);
-            }
+            Ok(record) => out.record(number, record),
             Err(problem) => out.problem(number, problem),
         }
     }

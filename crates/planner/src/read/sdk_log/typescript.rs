@@ -55,7 +55,8 @@ impl Parser for TypeScriptLog {
     fn end(&mut self, out: &mut Output<'_>) {
         self.finish();
         out.note(
-            "the TypeScript SDK logs no times: they are those of the server, in whole seconds",
+            "the TypeScript SDK logs no times: they are those of the server, in whole seconds. It \
+             logs no usage of streams",
         );
         for id in std::mem::take(&mut self.order) {
             let Some(request) = self.requests.remove(&id) else {

@@ -1,0 +1,118 @@
+//! The logs that a command reads.
+
+use std::{
+    fmt,
+    fs::File,
+    io::{self, BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::Args;
+use tower_claude_planner::{
+    read::{FileReport, Format, read},
+    record::Record,
+    traffic::{Traffic, TrafficBuilder},
+};
+
+use super::progress::Progress;
+
+/// The end of a command that has failed.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// A file or an option is wrong. Status 2.
+    Input(String),
+    /// The result cannot be written. Status 1.
+    Output(String),
+}
+
+impl Failure {
+    pub(super) fn write(path: &Path, error: &io::Error) -> Self {
+        Self::Output(format!("{}: {error}", path.display()))
+    }
+
+    pub(crate) fn code(&self) -> ExitCode {
+        match self {
+            Self::Input(_) => ExitCode::from(2),
+            Self::Output(_) => ExitCode::FAILURE,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Input(text) | Self::Output(text)) = self;
+        f.write_str(text)
+    }
+}
+
+/// The logs that a command reads, together.
+#[derive(Debug, Args)]
+pub(crate) struct Inputs {
+    /// The logs: event logs, access logs in JSON, SDK debug logs, usage reports, OTLP JSON, response
+    /// heads, CSV tables. Their kind is found by their beginning. - is the standard input.
+    #[arg(required = true, value_name = "INPUT")]
+    inputs: Vec<PathBuf>,
+    /// The model of requests in a log that does not name one.
+    #[arg(long, value_name = "MODEL")]
+    model: Option<String>,
+}
+
+impl Inputs {
+    /// Reads all logs.
+    pub(super) fn read(&self, progress: &Progress) -> Result<Traffic, Failure> {
+        let mut builder = TrafficBuilder::new(self.model.as_deref());
+        for path in &self.inputs {
+            let name = path.display().to_string();
+            progress.read(&name, path.metadata().map_or(0, |file| file.len()));
+            let report = read_with(path, None, progress, &mut |line, record| {
+                builder.add(line, &record)
+            })?;
+            builder.end_file(report);
+        }
+        let empty = || Failure::Input("no request for a message in the input".to_owned());
+        builder.build().ok_or_else(empty)
+    }
+}
+
+/// Reads one log.
+pub(super) fn read_file(
+    path: &Path,
+    format: Option<Format>,
+    sink: &mut dyn FnMut(u64, Record),
+) -> Result<FileReport, Failure> {
+    read_with(path, format, &Progress::none(), sink)
+}
+
+fn read_with(
+    path: &Path,
+    format: Option<Format>,
+    progress: &Progress,
+    sink: &mut dyn FnMut(u64, Record),
+) -> Result<FileReport, Failure> {
+    let name = path.display().to_string();
+    let input: Box<dyn BufRead + '_> = if name == "-" {
+        Box::new(BufReader::new(io::stdin()))
+    } else {
+        let file = File::open(path).map_err(|error| Failure::Input(format!("{name}: {error}")))?;
+        Box::new(BufReader::with_capacity(
+            1 << 16,
+            Counted { file, progress },
+        ))
+    };
+    read(&name, input, format, sink).map_err(|error| Failure::Input(error.to_string()))
+}
+
+/// A file whose reading moves the progress bar.
+struct Counted<'a> {
+    file: File,
+    progress: &'a Progress,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        self.progress.add(count as u64);
+        Ok(count)
+    }
+}
