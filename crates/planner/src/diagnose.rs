@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The shortest wait of a slow call.
-const SLOW: i64 = SECOND;
+pub(crate) const SLOW: i64 = SECOND;
 
 /// The most request ids of a finding.
 const MOST_IDS: usize = 20;

@@ -6,7 +6,9 @@ use std::{
 };
 
 use tower_claude_planner::{
+    diagnose::diagnose,
     event::Event,
+    evidence::{EvidenceOptions, evidence},
     html,
     limits::LimitTable,
     plan::{PlanOptions, plan},
@@ -42,71 +44,88 @@ fn workspace() -> PathBuf {
 
 /// Returns an event log of many days with busy office hours, nightly work, growth and some 429s.
 fn weeks(days: u64) -> Traffic {
-    let mut random = fastrand::Rng::with_seed(18);
-    let mut text = String::new();
-    let mut number = 0;
+    let mut log = Log::new();
     for day in 0..days {
-        let growth = 1.06_f64.powf(day as f64 / 7.0);
+        let growth = 1.07_f64.powf(day as f64 / 7.0);
         let is_weekend = day % 7 >= 5;
         for hour in 0..24 {
             let office = (-((hour as f64 - 14.0) / 3.5).powi(2)).exp();
-            let calls = 4.0 + 60.0 * growth * if is_weekend { 0.15 } else { office };
+            let calls = 2.0 + 45.0 * growth * if is_weekend { 0.1 } else { office };
+            let start = (MONDAY + day * DAY + hour * 3_600) as f64;
             for _ in 0..calls as u64 {
-                let at = second(day, hour) + random.f64() * 3_600.0;
-                number += 1;
-                call(&mut text, &mut random, number, at, "chat", 18_000);
+                let at = start + log.random.f64() * 3_600.0;
+                log.call(at, "chat", 160_000);
             }
             if hour == 2 {
-                for index in 0..(150.0 * growth) as u64 {
-                    let at = second(day, hour) + index as f64 * 0.7;
-                    number += 1;
-                    call(
-                        &mut text,
-                        &mut random,
-                        number,
-                        at,
-                        "nightly <b>jobs</b>",
-                        14_000,
-                    );
+                for index in 0..(60.0 * growth) as u64 {
+                    log.call(start + index as f64 * 0.7, NIGHTLY, 9_000);
                 }
             }
         }
     }
-    traffic("events.jsonl", text.as_bytes(), None)
+    traffic("events.jsonl", log.text.as_bytes(), None)
 }
 
-fn second(day: u64, hour: u64) -> f64 {
-    (MONDAY + day * DAY + hour * 3_600) as f64
+/// A tag that is HTML.
+const NIGHTLY: &str = "nightly <img src=https://example.com/x>";
+
+/// An event log under construction.
+struct Log {
+    random: fastrand::Rng,
+    text: String,
+    number: u64,
 }
 
-fn call(text: &mut String, random: &mut fastrand::Rng, number: u64, at: f64, tag: &str, size: u64) {
-    use std::fmt::Write;
+impl Log {
+    fn new() -> Self {
+        Self {
+            random: fastrand::Rng::with_seed(18),
+            text: String::new(),
+            number: 0,
+        }
+    }
 
-    let input = size / 2 + random.u64(0..size);
-    let (read, output) = (input / 3, 100 + random.u64(0..900));
-    let until = at + 2.0 + output as f64 / 60.0;
-    let limits = "{\"requests\":{\"limit\":5000},\"input_tokens\":{\"limit\":2000000},\
-                  \"output_tokens\":{\"limit\":400000}}";
-    let tail = match number % 97 {
-        0 => format!(
-            "\"status\":429,\"error_type\":\"rate_limit_error\",\"request_id\":\"req_{number:05}\""
-        ),
-        _ => format!("\"status\":200,\"output\":{output},\"limits\":{limits}"),
-    };
-    writeln!(
-        text,
-        "{{\"t_start\":{at:.3},\"t_end\":{until:.3},\"call\":\"c{number}\",\"attempt\":1,\
-         \"model\":\"claude-sonnet-5-5\",\"input\":{},\"cache_read\":{read},\"tag\":\"{tag}\",{tail}}}",
-        input - read
-    )
-    .unwrap();
+    /// Adds a call. Some calls get a 429 first, and some wait for a limiter.
+    fn call(&mut self, at: f64, tag: &str, size: u64) {
+        self.number += 1;
+        let number = self.number;
+        let prompt = size / 4 + (size as f64 * self.random.f64().powi(3)) as u64;
+        let (read, output) = (prompt / 3, 100 + self.random.u64(0..900));
+        let until = at + 2.0 + output as f64 / 60.0;
+        let wait = if number % 41 == 0 { 1.5 } else { 0.0 };
+        let limits = "{\"requests\":{\"limit\":5000},\"input_tokens\":{\"limit\":2000000},\
+                      \"output_tokens\":{\"limit\":400000}}";
+        let head = format!(
+            "\"model\":\"claude-sonnet-5-5\",\"call\":\"c{number}\",\"key\":\"52bab30a\",\
+             \"tag\":\"{tag}\",\"input\":{},\"cache_read\":{read}",
+            prompt - read
+        );
+        let refused = number % 197 == 0;
+        let mut add = |line: String| {
+            self.text.push_str(&line);
+            self.text.push('\n');
+        };
+        if refused {
+            add(format!(
+                "{{\"t_start\":{at:.3},\"t_end\":{:.3},\"attempt\":1,{head},\"status\":429,\
+                 \"error_type\":\"rate_limit_error\",\"request_id\":\"req_011CSHo{number:05}\"}}",
+                at + 0.1
+            ));
+        }
+        let (start, attempt) = if refused { (at + 3.0, 2) } else { (at, 1) };
+        add(format!(
+            "{{\"t_start\":{start:.3},\"t_end\":{:.3},\"wait\":{wait},\"attempt\":{attempt},{head},\
+             \"output\":{output},\"status\":200,\"limits\":{limits}}}",
+            until + wait + start - at
+        ));
+    }
 }
 
 fn plan_of(traffic: &Traffic, tier: Option<&str>) -> String {
     let mut options = PlanOptions::default();
     options.limits = tier.map(|tier| LimitTable::tier(tier).unwrap());
     if tier.is_none() && traffic.names.find("chat").is_some() {
-        options.what_ifs = ["cache=0.6", "batch=tag:nightly <b>jobs</b>", "keys=3"]
+        options.what_ifs = ["cache=0.6", &format!("batch=tag:{NIGHTLY}"), "keys=3"]
             .map(|what_if| what_if.parse().unwrap())
             .to_vec();
         let event: Event = "2026-12-05T18:00 4x 2h".parse().unwrap();
@@ -114,6 +133,17 @@ fn plan_of(traffic: &Traffic, tier: Option<&str>) -> String {
     }
     let report = plan(traffic, &options, &mut |_, _| {}).unwrap();
     html::plan(&report, traffic)
+}
+
+fn diagnosis_of(traffic: &Traffic) -> String {
+    html::diagnosis(&diagnose(traffic, None, None).unwrap(), traffic)
+}
+
+fn evidence_of(traffic: &Traffic, ask: Option<u64>) -> String {
+    let mut options = EvidenceOptions::new("sonnet-5.5");
+    options.ask = ask;
+    options.done = vec!["nightly work goes through the Batches API".to_owned()];
+    html::evidence(&evidence(traffic, &options).unwrap(), traffic)
 }
 
 /// A folder of pages, which is removed at the end.
@@ -206,8 +236,14 @@ async fn pictures_for_the_documentation() {
         Some(folder) => PathBuf::from(folder),
         None => workspace().join("docs"),
     };
-    let mut all = vec![("plan", plan_of(&weeks, None))];
+    let mut all = vec![
+        ("plan", plan_of(&weeks, None)),
+        ("evidence", evidence_of(&weeks, Some(4_000_000))),
+    ];
     if std::env::var_os("PAGES").is_some() {
+        all.push(("diagnosis", diagnosis_of(&weeks)));
+        all.push(("evidence-trace", evidence_of(&trace(), None)));
+        all.push(("diagnosis-trace", diagnosis_of(&trace())));
         all.push(("plan-trace", plan_of(&trace(), None)));
         all.push(("plan-day", plan_of(&self::weeks(1), Some("start"))));
     }

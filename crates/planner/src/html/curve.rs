@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use super::{chart, markup::Html};
+use super::{
+    chart,
+    markup::{Html, Table},
+};
 use crate::{
     bucket::{self, Quota},
     demand::Demand,
     search::Target,
-    text::count,
+    text::{count, seconds},
 };
 
 /// The number of limits that are tried, and that for long records.
@@ -101,21 +104,17 @@ impl<'a> Curve<'a> {
         (limit / self.low).ln() / (self.high / self.low).ln()
     }
 
-    /// Writes the picture and its key. Its text alternative is the table of needs beside it.
+    /// Writes the picture and its key.
     pub(super) fn write(&self, html: &mut Html, label: &str) {
         chart::picture(html, HEIGHT, label, |html| {
             chart::across(html, "base", BOTTOM);
             for (wait, _) in WAITS {
                 chart::across(html, "grid", y(wait));
             }
-            for (wait, text) in WAITS {
-                chart::label(html, "axis", 0.0, y(wait) - 3.0, text);
-            }
-            chart::label(html, "axis", 0.0, BOTTOM - 3.0, "no wait");
             let target = self.target.wait.as_secs_f64();
             if target > 0.0 && target < LONGEST {
                 chart::across(html, "warn-line", y(target));
-                chart::label(html, "axis", 1.0, y(target) - 4.0, "target");
+                chart::label(html, "axis", 0.72, y(target) - 4.0, "target");
             }
             for limit in self.marks() {
                 let x = self.x(limit);
@@ -130,6 +129,11 @@ impl<'a> Curve<'a> {
                 chart::path(html, LINES[index % LINES.len()], HEIGHT, &points);
             }
             self.write_named(html);
+            // The curves fall, so that there is room at the end.
+            for (wait, text) in WAITS {
+                chart::label(html, "axis", 1.0, y(wait) - 3.0, text);
+            }
+            chart::label(html, "axis", 1.0, BOTTOM - 3.0, "no wait");
         });
         if self.lines.len() > 1 {
             let names: Vec<(&str, String)> = self
@@ -146,6 +150,30 @@ impl<'a> Curve<'a> {
                 .map(|(class, name)| (*class, &**name))
                 .collect();
             chart::key(html, &lines);
+        }
+    }
+
+    /// Returns some of the waits as a table.
+    pub(super) fn table(&self) -> Table<'static> {
+        let mut head = vec!["Limit a minute".to_owned()];
+        let sizes = self.lines.iter().map(|(size, _)| match self.lines.len() {
+            1 => "Wait".to_owned(),
+            _ => format!("Wait, over {size} s"),
+        });
+        head.extend(sizes);
+        let limits = self.lines.first().map_or(0, |line| line.1.len());
+        let rows = (0..limits).step_by(3).map(|index| {
+            let limit = self.lines[0].1[index].0;
+            let waits = self.lines.iter().map(|(_, waits)| seconds(waits[index].1));
+            [count(limit.round() as u64)]
+                .into_iter()
+                .chain(waits)
+                .collect()
+        });
+        Table {
+            caption: "Wait by limit",
+            head,
+            rows: rows.collect(),
         }
     }
 

@@ -28,15 +28,13 @@ pub(super) struct Panel<'a> {
     pub(super) points: &'a [Point],
     /// The limit per minute.
     pub(super) limit: Option<u64>,
-    /// The sign before figures about the record.
-    pub(super) sign: &'static str,
 }
 
 impl Panel<'_> {
     /// Returns an amount per minute as people count it.
     fn amount(&self, amount: f64) -> String {
         let amount = amount / scale(self.dimension) as f64;
-        format!("{}{}", self.sign, count(amount.ceil() as u64))
+        count(amount.ceil() as u64)
     }
 
     /// Returns the limit in the units of the points.
@@ -48,7 +46,7 @@ impl Panel<'_> {
     /// Returns the use as a share of the limit, or as an amount.
     fn share(&self, amount: f64) -> String {
         match self.scaled() {
-            Some(limit) => format!("{}{}", self.sign, percent(amount / limit)),
+            Some(limit) => percent(amount / limit),
             None => self.amount(amount),
         }
     }

@@ -147,7 +147,16 @@ pub(super) fn badge(html: &mut Html, mark: Mark) {
 
 /// Writes names with their figures.
 pub(super) fn facts(html: &mut Html, facts: &[(&str, String)]) {
-    html.element("dl", &[("class", "facts")], |html| {
+    listed(html, "facts", facts);
+}
+
+/// Writes names with figures of a few letters.
+pub(super) fn short_facts(html: &mut Html, facts: &[(&str, String)]) {
+    listed(html, "facts short", facts);
+}
+
+fn listed(html: &mut Html, class: &str, facts: &[(&str, String)]) {
+    html.element("dl", &[("class", class)], |html| {
         for (name, fact) in facts {
             html.element("div", &[], |html| {
                 html.leaf("dt", &[], name);
@@ -174,7 +183,7 @@ pub(super) fn basis(html: &mut Html, coverage: &Coverage, warnings: &[String]) {
         }
         let covered = coverage.span() - (coverage.hole_seconds * SECOND as f64) as i64;
         let others: u64 = coverage.files.iter().map(|file| file.others).sum();
-        facts(
+        short_facts(
             html,
             &[
                 (

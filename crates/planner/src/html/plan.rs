@@ -1,19 +1,20 @@
 //! The page of a plan.
 
 use super::{
+    changes,
     curve::{Curve, Named},
     heat::Heat,
     markup::{Html, Table},
     over_time::{self, Panel},
     page::{self, Level, badge, facts, figure, none, section},
     series::amounts,
+    tiers,
 };
 use crate::{
     bucket::{DIMENSIONS, Quota, scale},
     demand::PoolDemand,
-    forecast::{Forecast, Passing},
     mark::Mark,
-    plan::{Fit, Need, PlanReport, PoolPlan, TierFit},
+    plan::{Need, PlanReport, PoolPlan},
     rolling::{Peaks, Point},
     text::{count, percent, seconds},
     traffic::Traffic,
@@ -129,15 +130,20 @@ impl<'a> PoolPage<'a> {
             self.curve(html);
             self.needs(html);
         });
-        section(html, "Tiers", "", |html| self.tiers(html));
+        section(html, "Tiers", "", |html| {
+            tiers::write(html, self.report, plan)
+        });
         if !plan.what_ifs.is_empty() {
-            section(html, "What if", "", |html| self.what_ifs(html));
+            section(html, "What if", "", |html| changes::what_ifs(html, plan));
         }
         if !plan.events.is_empty() {
-            section(html, "Events", "", |html| self.events(html));
+            section(html, "Events", "", |html| changes::events(html, plan));
         }
         section(html, "Forecast", "", |html| match &plan.forecast {
-            Some(found) => forecast(html, found, DIMENSIONS[plan.binding]),
+            Some(found) => {
+                let limit = plan.replayed.limits[plan.binding];
+                changes::forecast(html, found, DIMENSIONS[plan.binding], limit);
+            }
             None => none(
                 html,
                 plan.no_forecast.as_deref().unwrap_or("There is none."),
@@ -191,10 +197,7 @@ impl<'a> PoolPage<'a> {
                 "Replay without pacing",
                 format!("~{} refused", percent(replay.unpaced.refused)),
             ));
-            found.push((
-                "A minute is enforced over",
-                format!("{}, replay: {size} s", self.sizes()),
-            ));
+            found.push(("A minute is enforced over", self.sizes(size)));
         }
         if let Some(dollars) = plan.dollars_per_month {
             found.push((
@@ -211,16 +214,15 @@ impl<'a> PoolPage<'a> {
         });
     }
 
-    fn sizes(&self) -> String {
-        let evidence = &self.plan.capacity;
-        let sizes: Vec<String> = evidence
-            .possible_seconds
-            .iter()
-            .map(|size| format!("{size} s"))
-            .collect();
-        match evidence.possible_seconds.len() {
-            1 => sizes.concat(),
-            _ => format!("{}: not known", sizes.join(" or ")),
+    fn sizes(&self, replayed: u64) -> String {
+        let sizes = &self.plan.capacity.possible_seconds;
+        let names: Vec<String> = sizes.iter().map(|size| format!("{size} s")).collect();
+        match names.len() {
+            1 => names.concat(),
+            _ => format!(
+                "{} (not known: replay with {replayed} s)",
+                names.join(" or ")
+            ),
         }
     }
 
@@ -256,7 +258,6 @@ impl<'a> PoolPage<'a> {
                 dimension,
                 points,
                 limit: self.plan.dimensions[dimension].limit,
-                sign: self.sign,
             })
             .collect();
         figure(html, "Over time", self.plan.mark, "", |html| {
@@ -282,7 +283,7 @@ impl<'a> PoolPage<'a> {
         let figures = |figure: fn(&Peaks) -> u64| {
             plan.dimensions
                 .iter()
-                .map(move |found| format!("{}{}", self.sign, count(figure(&found.peaks))))
+                .map(move |found| count(figure(&found.peaks)))
         };
         let rows = rows.into_iter().map(|(name, figure)| {
             [name.to_owned()]
@@ -293,9 +294,9 @@ impl<'a> PoolPage<'a> {
         let mut rows: Vec<Vec<String>> = rows.collect();
         let above = |index: usize| {
             plan.dimensions.iter().map(move |found| {
-                found.time_above.map_or("–".to_owned(), |above| {
-                    format!("{}{}", self.sign, percent(above[index]))
-                })
+                found
+                    .time_above
+                    .map_or("–".to_owned(), |above| percent(above[index]))
             })
         };
         for (index, name) in ["Time above 50 %", "Time above 80 %", "Time above the limit"]
@@ -358,9 +359,8 @@ impl<'a> PoolPage<'a> {
             &caption,
             |html| match curve {
                 Some(curve) => {
-                    let label =
-                        format!("{title}: waits fall as the limit rises, see the table below");
-                    curve.write(html, &label);
+                    curve.write(html, &title);
+                    curve.table().write_folded(html);
                 }
                 None => none(html, "The record has too little for this figure."),
             },
@@ -380,8 +380,7 @@ impl<'a> PoolPage<'a> {
         ];
         let caption = "The least limit a minute. It depends on the time over which the server \
                        enforces a minute, which may be shorter than a minute.";
-        let mark = Mark::exact_if(plan.mark == Mark::Exact);
-        figure(html, "Least limit", mark, caption, |html| {
+        figure(html, "Least limit", plan.mark, caption, |html| {
             html.element("table", &[], |html| {
                 html.element("thead", &[], |html| {
                     html.element("tr", &[], |html| {
@@ -394,7 +393,8 @@ impl<'a> PoolPage<'a> {
                 });
                 for (index, dimension) in plan.dimensions.iter().enumerate() {
                     // The server counts output while it is produced, which the replay cannot know.
-                    let sign = if index == 2 { "~" } else { self.sign };
+                    let is_lone = index == 2 && plan.mark == Mark::Exact;
+                    let sign = if is_lone { "~" } else { "" };
                     let columns = (first.needs.len() + 1).to_string();
                     html.element("tbody", &[], |html| {
                         html.element("tr", &[("class", "group")], |html| {
@@ -417,239 +417,9 @@ impl<'a> PoolPage<'a> {
             });
         });
     }
-
-    fn tiers(&self, html: &mut Html) {
-        let plan = self.plan;
-        let Some(first) = plan.tiers.first() else {
-            none(html, "No limits are published for this pool.");
-            return;
-        };
-        let growth = format!("× {}", self.report.growth);
-        let caption = format!(
-            "Published limits as of {}. ✓: with pacing, {}; without, at most 0.1 % refused.",
-            self.report.catalog_as_of, self.report.target
-        );
-        figure(
-            html,
-            "Now and with growth",
-            Mark::Estimated,
-            &caption,
-            |html| {
-                html.element("table", &[("class", "tiers")], |html| {
-                    html.element("thead", &[], |html| {
-                        html.element("tr", &[], |html| {
-                            html.leaf("th", &[("scope", "col"), ("rowspan", "2")], "Tier");
-                            let two = [("scope", "colgroup"), ("colspan", "2"), ("class", "span")];
-                            html.leaf("th", &two, "With pacing: p95 wait, longest");
-                            html.leaf("th", &two, "Without: refused");
-                        });
-                        html.element("tr", &[], |html| {
-                            for head in ["now", &growth, "now", &growth] {
-                                html.leaf("th", &[("scope", "col")], head);
-                            }
-                        });
-                    });
-                    for (index, fit) in first.fits.iter().enumerate() {
-                        html.element("tbody", &[], |html| {
-                            html.element("tr", &[("class", "group")], |html| {
-                                let size =
-                                    format!("A minute enforced over {} s", fit.capacity_seconds);
-                                html.leaf("th", &[("scope", "rowgroup"), ("colspan", "5")], &size);
-                            });
-                            for row in &plan.tiers {
-                                if let Some(fit) = row.fits.get(index) {
-                                    self.tier(html, row.tier, row.limits[plan.binding], fit);
-                                }
-                            }
-                        });
-                    }
-                });
-            },
-        );
-    }
-
-    fn tier(&self, html: &mut Html, name: &str, limit: Option<u64>, fit: &TierFit) {
-        html.element("tr", &[], |html| {
-            html.element("th", &[("scope", "row")], |html| {
-                html.text(name);
-                if let Some(limit) = limit {
-                    let limit = format!("{} {}", count(limit), DIMENSIONS[self.plan.binding]);
-                    html.leaf("small", &[], &limit);
-                }
-            });
-            for found in [&fit.now, &fit.grown] {
-                paced(html, found);
-            }
-            for found in [&fit.now, &fit.grown] {
-                cell(
-                    html,
-                    found.suffices_unpaced,
-                    &format!("~{}", percent(found.refused)),
-                    "",
-                );
-            }
-        });
-    }
-
-    fn what_ifs(&self, html: &mut Html) {
-        let name = DIMENSIONS[self.plan.binding];
-        let caption = format!(
-            "The need is the least limit on {name} a minute for the target, with the smallest \
-             buckets that the record allows. Dollars are list prices for 30 days."
-        );
-        figure(html, "Changes", Mark::Estimated, &caption, |html| {
-            let arrow = |before: String, after: String| match before == after {
-                true => before,
-                false => format!("{before} → ~{after}"),
-            };
-            let need = |need: Option<u64>| need.map_or("–".to_owned(), count);
-            let rows = self.plan.what_ifs.iter().map(|result| {
-                let dollars = |dollars: Option<f64>| {
-                    dollars.map_or("–".to_owned(), |dollars| format!("${dollars:.0}"))
-                };
-                let name = match &result.note {
-                    Some(note) => format!("{}: {note}", result.what_if),
-                    None => result.what_if.clone(),
-                };
-                vec![
-                    name,
-                    arrow(need(result.need.0), need(result.need.1)),
-                    arrow(seconds(result.wait_p95.0), seconds(result.wait_p95.1)),
-                    arrow(
-                        dollars(result.dollars_per_month.0),
-                        dollars(result.dollars_per_month.1),
-                    ),
-                ]
-            });
-            let table = Table {
-                caption: "",
-                head: head("Change", &["Need", "p95 wait", "30 days"]),
-                rows: rows.collect(),
-            };
-            table.write(html);
-        });
-    }
-
-    fn events(&self, html: &mut Html) {
-        let caption = "The need is the least limit a minute for the target.";
-        figure(html, "Needs", Mark::Estimated, caption, |html| {
-            let rows = self.plan.events.iter().map(|event| {
-                let basis = match &event.basis {
-                    Some(basis) if basis.is_same_hours => {
-                        format!("same hours from {}", basis.from.to_minute())
-                    }
-                    Some(basis) => format!("busiest hours, from {}", basis.from.to_minute()),
-                    None => "no traffic to multiply".to_owned(),
-                };
-                let fits = match (&event.basis, event.fits) {
-                    (None, _) => "–".to_owned(),
-                    (_, true) => {
-                        format!("✓ within the limits, p95 wait ~{}", seconds(event.wait_p95))
-                    }
-                    (_, false) => {
-                        format!("✗ beyond the limits, p95 wait ~{}", seconds(event.wait_p95))
-                    }
-                };
-                let needs = event
-                    .needs
-                    .map(|need| need.map_or("–".to_owned(), |need| format!("~{}", count(need))));
-                let name = format!("{} ({basis})", event.event);
-                [name].into_iter().chain(needs).chain([fits]).collect()
-            });
-            let heads = [DIMENSIONS[0], DIMENSIONS[1], DIMENSIONS[2], "Limits"];
-            let table = Table {
-                caption: "",
-                head: head("Event", &heads),
-                rows: rows.collect(),
-            };
-            table.write(html);
-        });
-    }
 }
 
 fn head(first: &str, others: &[&str]) -> Vec<String> {
     let names = [first].into_iter().chain(others.iter().copied());
     names.map(str::to_owned).collect()
-}
-
-fn paced(html: &mut Html, fit: &Fit) {
-    let p95 = format!("~{}", seconds(fit.wait_p95));
-    cell(
-        html,
-        fit.suffices_paced,
-        &p95,
-        &format!("~{}", seconds(fit.wait_max)),
-    );
-}
-
-/// Writes a cell that says if something is enough.
-fn cell(html: &mut Html, is_enough: bool, figure: &str, more: &str) {
-    html.element("td", &[], |html| {
-        let (class, sign, word) = match is_enough {
-            true => ("yes", "✓", "enough"),
-            false => ("no", "✗", "not enough"),
-        };
-        html.leaf(
-            "span",
-            &[("class", class), ("role", "img"), ("aria-label", word)],
-            sign,
-        );
-        html.text(" ");
-        html.text(figure);
-        if !more.is_empty() {
-            html.leaf("small", &[], more);
-        }
-    });
-}
-
-/// Writes a forecast.
-pub(super) fn forecast(html: &mut Html, found: &Forecast, dimension: &str) {
-    let passing = |passing: &Option<Passing>| match passing {
-        Some(passing) => format!(
-            "~{} ({} to {})",
-            passing.date,
-            passing.earliest,
-            passing.latest.as_deref().unwrap_or("never")
-        ),
-        None => "not within two years, or no limit is known".to_owned(),
-    };
-    let (low, high) = found.growth_interval;
-    let (middle, least, most) = found.in_four_weeks;
-    let amount = |amount: f64| count(amount.round() as u64);
-    let title = format!("p95 of {dimension} a minute");
-    let caption = format!(
-        "From {} whole weeks. The intervals come from leaving out one week after the other.",
-        found.weeks
-    );
-    figure(html, &title, Mark::Estimated, &caption, |html| {
-        facts(
-            html,
-            &[
-                (
-                    "Growth a week",
-                    format!(
-                        "~{:+.1} % ({:+.1} to {:+.1} %)",
-                        found.growth_per_week * 100.0,
-                        low * 100.0,
-                        high * 100.0
-                    ),
-                ),
-                ("Last week", amount(found.last_week_p95)),
-                (
-                    "In four weeks",
-                    format!(
-                        "~{} ({} to {})",
-                        amount(middle),
-                        amount(least),
-                        amount(most)
-                    ),
-                ),
-                (
-                    "Passes 80 % of the limit",
-                    passing(&found.passes_80_percent),
-                ),
-                ("Passes the limit", passing(&found.passes_100_percent)),
-            ],
-        );
-    });
 }
