@@ -17,6 +17,8 @@ use tower_claude_planner::{
 };
 use tower_claude_tests::browser::{Browser, LOW_CONTRAST};
 
+const TAB: char = '\u{E004}';
+
 const DAY: u64 = 86_400;
 
 /// A Monday, in Unix seconds.
@@ -52,9 +54,14 @@ fn weeks(days: u64) -> Traffic {
             let office = (-((hour as f64 - 14.0) / 3.5).powi(2)).exp();
             let calls = 2.0 + 45.0 * growth * if is_weekend { 0.1 } else { office };
             let start = (MONDAY + day * DAY + hour * 3_600) as f64;
-            for _ in 0..calls as u64 {
-                let at = start + log.random.f64() * 3_600.0;
-                log.call(at, "chat", 160_000);
+            // Ten calls at about the same time.
+            let mut at = start;
+            for call in 0..calls as u64 {
+                if call % 10 == 0 {
+                    at = start + log.random.f64() * 3_500.0;
+                }
+                let later = log.random.f64() * 30.0;
+                log.call(at + later, "chat", 240_000);
             }
             if hour == 2 {
                 for index in 0..(60.0 * growth) as u64 {
@@ -231,6 +238,7 @@ return [...document.querySelectorAll("td, th, dd, dt, p, li, h2, h3, h4, svg tex
 async fn pictures_for_the_documentation() {
     let browser = Browser::start().await.expect("a browser is installed");
     let pages = Pages::new("pictures");
+    browser.show_print(false).await;
     let weeks = weeks(35);
     let docs = match std::env::var_os("PAGES") {
         Some(folder) => PathBuf::from(folder),
@@ -265,11 +273,107 @@ async fn plan_can_be_read_by_everyone_and_loads_nothing() {
     };
     let pages = Pages::new("plan");
     for (name, html) in [
-        ("weeks", plan_of(&weeks(35), None)),
+        ("weeks", plan_of(&weeks(22), None)),
         ("trace", plan_of(&trace(), None)),
         ("day", plan_of(&weeks(1), Some("start"))),
+        ("call", plan_of(&one_call(), None)),
     ] {
         let url = pages.write(&format!("{name}.html"), &html);
         every_reader_can_use(&browser, name, &url).await;
     }
+}
+
+#[tokio::test]
+async fn evidence_can_be_read_by_everyone_and_printed() {
+    let Some(browser) = Browser::start().await else {
+        return;
+    };
+    let pages = Pages::new("evidence");
+    for (name, html) in [
+        ("weeks", evidence_of(&weeks(22), Some(4_000_000))),
+        ("trace", evidence_of(&trace(), None)),
+        ("call", evidence_of(&one_call(), None)),
+    ] {
+        let url = pages.write(&format!("{name}.html"), &html);
+        every_reader_can_use(&browser, name, &url).await;
+        // The text to paste is reached by key.
+        browser.press(&[TAB, TAB]).await;
+        let focused = browser.run("return document.activeElement.tagName").await;
+        assert_eq!(focused, "PRE", "{name}");
+        // A4 has 794 pixels. Folded tables are not printed.
+        browser.show_print(true).await;
+        browser.set_size(794, 1_123).await;
+        let wide = browser
+            .run("return document.documentElement.scrollWidth")
+            .await;
+        assert_eq!(wide, 794, "{name} is wider than paper");
+        let outside = browser.run(OUTSIDE).await;
+        assert_eq!(outside, serde_json::json!([]), "{name} on paper");
+        let low = browser.run(LOW_CONTRAST).await;
+        assert_eq!(low, serde_json::json!([]), "{name} on paper");
+        let printed = browser.printed_pages().await;
+        assert!((1..=5).contains(&printed), "{name}: {printed} pages");
+        browser.show_print(false).await;
+    }
+}
+
+#[tokio::test]
+async fn diagnosis_can_be_read_by_everyone_and_loads_nothing() {
+    let Some(browser) = Browser::start().await else {
+        return;
+    };
+    let pages = Pages::new("diagnosis");
+    for (name, html) in [
+        ("weeks", diagnosis_of(&weeks(22))),
+        ("trace", diagnosis_of(&trace())),
+        ("call", diagnosis_of(&one_call())),
+    ] {
+        let url = pages.write(&format!("{name}.html"), &html);
+        every_reader_can_use(&browser, name, &url).await;
+    }
+}
+
+/// Returns the shortest record: one call at one time, with little known about it.
+fn one_call() -> Traffic {
+    let line = "{\"t_start\":1793577600,\"model\":\"claude-sonnet-5-5\",\"input\":7}\n";
+    traffic("one.jsonl", line.as_bytes(), None)
+}
+
+/// A name that is HTML, ends attributes, and turns the text around.
+const NAME: &str = "\"><script>alert(1)</script>\u{202e}'&amp;";
+
+#[test]
+fn names_from_logs_are_text_in_every_page() {
+    let name = serde_json::to_string(NAME).unwrap();
+    let mut text = String::new();
+    for second in 0..40 {
+        let (status, tail) = match second % 2 {
+            0 => (200, "\"output\":9".to_owned()),
+            _ => (429, format!("\"request_id\":{name}")),
+        };
+        let line = format!(
+            "{{\"t_start\":{},\"pool\":{name},\"model\":{name},\"tag\":{name},\"key\":{name},\
+             \"process\":{name},\"input\":5,\"status\":{status},{tail}}}\n",
+            1_793_577_600 + second * 7_200
+        );
+        text.push_str(&line);
+    }
+    let traffic = traffic(NAME, text.as_bytes(), None);
+    let mut options = EvidenceOptions::new(NAME);
+    options.done = vec![NAME.to_owned()];
+    let evidence = html::evidence(&evidence(&traffic, &options).unwrap(), &traffic);
+    for page in [plan_of(&traffic, None), diagnosis_of(&traffic), evidence] {
+        assert!(page.contains("&lt;script&gt;alert(1)"), "the name is shown");
+        assert!(!page.contains("<script"));
+        assert!(!page.contains("\"&gt;\">"));
+        assert!(!page.contains('\u{202e}'));
+        assert!(page.contains("&#39;&amp;amp;"));
+    }
+}
+
+#[test]
+fn pages_of_the_same_traffic_are_the_same() {
+    let traffic = weeks(1);
+    assert_eq!(plan_of(&traffic, None), plan_of(&traffic, None));
+    assert_eq!(diagnosis_of(&traffic), diagnosis_of(&traffic));
 }

@@ -2,13 +2,13 @@
 
 use super::{
     markup::Html,
-    page::{facts, figure, short_facts},
+    page::{dollars, facts, figure, short_facts},
 };
 use crate::{
     bucket::DIMENSIONS,
     forecast::{Forecast, Passing},
     mark::Mark,
-    plan::{EventResult, PoolPlan},
+    plan::{EventResult, PoolPlan, WhatIfResult},
     text::{count, seconds},
 };
 
@@ -20,40 +20,40 @@ pub(super) fn what_ifs(html: &mut Html, plan: &PoolPlan) {
         DIMENSIONS[plan.binding]
     );
     figure(html, "Changes", Mark::Estimated, &caption, |html| {
-        html.element("table", &[], |html| {
+        html.element("table", &[("class", "plain")], |html| {
             html.element("thead", &[], |html| {
                 html.element("tr", &[], |html| {
-                    for head in ["Change", "Need", "p95 wait", "30 days"] {
+                    for head in ["Need", "p95 wait", "30 days"] {
                         html.leaf("th", &[("scope", "col")], head);
                     }
                 });
             });
-            html.element("tbody", &[], |html| {
-                for result in &plan.what_ifs {
-                    html.element("tr", &[], |html| {
-                        html.element("th", &[("scope", "row")], |html| {
-                            html.text(&result.what_if);
-                            if let Some(note) = &result.note {
-                                html.leaf("small", &[], note);
-                            }
-                        });
-                        let need = |need: Option<u64>| need.map_or("–".to_owned(), count);
-                        changed(html, &need(result.need.0), &need(result.need.1));
-                        let (before, after) = result.wait_p95;
-                        changed(html, &seconds(before), &seconds(after));
-                        let (before, after) = result.dollars_per_month;
-                        changed(html, &dollars(before), &dollars(after));
-                    });
-                }
-            });
+            for result in &plan.what_ifs {
+                html.element("tbody", &[], |html| what_if(html, result));
+            }
         });
     });
 }
 
-fn dollars(dollars: Option<f64>) -> String {
-    dollars.map_or("–".to_owned(), |dollars| {
-        format!("${}", count(dollars.round() as u64))
-    })
+/// Writes the name of a what-if above its figures.
+fn what_if(html: &mut Html, result: &WhatIfResult) {
+    html.element("tr", &[], |html| {
+        let attributes = [("scope", "rowgroup"), ("colspan", "3"), ("class", "name")];
+        html.element("th", &attributes, |html| {
+            html.text(&result.what_if);
+            if let Some(note) = &result.note {
+                html.leaf("small", &[], note);
+            }
+        });
+    });
+    html.element("tr", &[], |html| {
+        let need = |need: Option<u64>| need.map_or("–".to_owned(), count);
+        changed(html, &need(result.need.0), &need(result.need.1));
+        let (before, after) = result.wait_p95;
+        changed(html, &seconds(before), &seconds(after));
+        let (before, after) = result.dollars_per_month;
+        changed(html, &dollars(before), &dollars(after));
+    });
 }
 
 /// Writes a cell with the figure after a change, and the one before it.

@@ -70,9 +70,9 @@ impl<'a> Curve<'a> {
         let limits = || named.iter().map(|named| named.limit);
         // A limit that is far away would press the curves together.
         let is_near =
-            |limit: &u64| *limit >= low / 4 && *limit <= high.saturating_mul(4) && *limit > 0;
+            |limit: &u64| *limit >= low / 16 && *limit <= high.saturating_mul(16) && *limit > 0;
         let low = limits().filter(is_near).fold(low, u64::min) as f64 * 0.85;
-        let high = limits().filter(is_near).fold(high, u64::max) as f64 * 1.15;
+        let high = limits().filter(is_near).fold(high, u64::max) as f64 * 1.5;
         if demand.is_empty() || low < 0.5 || high <= low {
             return None;
         }

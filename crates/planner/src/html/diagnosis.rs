@@ -3,7 +3,7 @@
 use super::{
     chart::{self, place},
     markup::{Html, Table},
-    page::{self, Level, facts, figure, none, section, short_facts},
+    page::{self, Level, capitalized, facts, figure, none, section, with_code},
     series::Series,
 };
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     mark::Mark,
     rolling::Point,
     text::{exact, percent},
-    time::{HOUR, Time},
+    time::{DAY, HOUR, MINUTE, SECOND, Time},
     traffic::{Outcome, Row, Traffic},
 };
 
@@ -112,13 +112,23 @@ fn over_time(html: &mut Html, report: &Diagnosis, traffic: &Traffic) {
     });
 }
 
+/// Returns a length of time in whole units.
+fn period(micros: i64) -> String {
+    match micros {
+        _ if micros % DAY == 0 => format!("{} days", micros / DAY),
+        _ if micros % HOUR == 0 => format!("{} h", micros / HOUR),
+        _ if micros % MINUTE == 0 => format!("{} min", micros / MINUTE),
+        _ => format!("{} s", micros / SECOND),
+    }
+}
+
 fn bars(html: &mut Html, name: &str, points: &[Point]) {
     let series = Series::within(points, MOST.0);
     let most = series.uses.iter().map(|found| found.sum).max().unwrap_or(0);
-    let period = crate::text::span(series.step);
+    let period = period(series.step);
     let summary = format!("at most {} in {period}", exact(most));
     html.element("h4", &[], |html| {
-        html.text(name);
+        html.text(&capitalized(name));
         html.text(" ");
         html.leaf("small", &[], &summary);
     });
@@ -157,7 +167,7 @@ fn bars(html: &mut Html, name: &str, points: &[Point]) {
 /// Writes a cause: its share, the explanation and the advice.
 fn cause(html: &mut Html, finding: &Finding, (from, until): (Time, Time)) {
     let share = percent(finding.share);
-    let title = format!("{}: {share}", finding.name);
+    let title = capitalized(&format!("{}: {share}", finding.name));
     figure(html, &title, finding.mark, "", |html| {
         let label = format!("{share} of all rejections and slow calls");
         chart::picture(html, 14.0, &label, |html| {
@@ -175,7 +185,7 @@ fn cause(html: &mut Html, finding: &Finding, (from, until): (Time, Time)) {
         html.leaf("p", &[("class", "remedy")], finding.sentence);
         html.element("p", &[("class", "remedy")], |html| {
             html.leaf("strong", &[], "Remedy: ");
-            html.text(finding.remedy);
+            with_code(html, finding.remedy);
         });
         let is_short = until.0 - from.0 < HOUR;
         let when = |time: Time| match is_short {
@@ -199,7 +209,7 @@ fn cause(html: &mut Html, finding: &Finding, (from, until): (Time, Time)) {
         if !finding.place.is_empty() {
             found.push(("First in the log", finding.place.clone()));
         }
-        short_facts(html, &found);
+        facts(html, &found);
         if !finding.request_ids.is_empty() {
             html.element("details", &[], |html| {
                 html.leaf("summary", &[], "Request ids");

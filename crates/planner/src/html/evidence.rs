@@ -3,10 +3,10 @@
 use super::{
     changes,
     curve::{Curve, Named},
-    heat::Heat,
+    heat::{Heat, TOO_SHORT},
     markup::{Html, Table},
     over_time::{self, Panel},
-    page::{self, Level, facts, figure, none, section},
+    page::{self, Level, facts, figure, missing, none, section},
     series::amounts,
 };
 use crate::{
@@ -168,20 +168,13 @@ impl<'a> EvidencePage<'a> {
             ),
             None => format!("The highest use of {name} in any 60 s, in % of the highest of all."),
         };
-        let heat = Heat::of(&points[self.chosen], whole as f64);
-        figure(
-            html,
-            "By hour and weekday",
-            report.mark,
-            &caption,
-            |html| match heat {
-                Some(heat) => heat.write(html, name),
-                None => none(
-                    html,
-                    "The record is shorter than six hours: too short for this figure.",
-                ),
-            },
-        );
+        let title = "By hour and weekday";
+        match Heat::of(&points[self.chosen], whole as f64) {
+            Some(heat) => figure(html, title, report.mark, &caption, |html| {
+                heat.write(html, name)
+            }),
+            None => missing(html, title, TOO_SHORT),
+        }
         let panels: Vec<Panel<'_>> = points
             .iter()
             .enumerate()
@@ -304,19 +297,14 @@ impl<'a> EvidencePage<'a> {
              minute is enforced over {} s.",
             report.capacity_seconds
         );
-        figure(
-            html,
-            &title,
-            Mark::Estimated,
-            &caption,
-            |html| match curve {
-                Some(curve) => {
-                    curve.write(html, &title);
-                    curve.table().write_folded(html);
-                }
-                None => none(html, "The record has too little for this figure."),
-            },
-        );
+        let Some(curve) = curve else {
+            missing(html, &title, "The record has too little for this figure.");
+            return;
+        };
+        figure(html, &title, Mark::Estimated, &caption, |html| {
+            curve.write(html, &title);
+            curve.table().write_folded(html);
+        });
     }
 
     fn done(&self, html: &mut Html) {

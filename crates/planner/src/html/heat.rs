@@ -12,6 +12,10 @@ const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
 /// The shortest record that has a heat strip.
 const SHORTEST: i64 = 6 * HOUR;
 
+/// The reason for which a record has no heat strip.
+pub(super) const TOO_SHORT: &str =
+    "The record is shorter than six hours: too short for this figure.";
+
 /// The height of a day, the gap between days, and the height of the axis.
 const ROW: (f64, f64) = (22.0, 2.0);
 const AXIS: f64 = 20.0;

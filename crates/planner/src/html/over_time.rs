@@ -3,13 +3,14 @@
 use super::{
     chart,
     markup::{Html, Table},
+    page::capitalized,
     series::{Series, Use},
 };
 use crate::{
     bucket::{DIMENSIONS, scale},
     rolling::Point,
     text::{count, percent},
-    time::{DAY, Time},
+    time::{DAY, MINUTE, Time},
 };
 
 /// The most periods of a picture and of its table.
@@ -67,7 +68,7 @@ impl Panel<'_> {
             None => format!("at most {} a minute", self.amount(peak.most as f64)),
         };
         html.element("h4", &[], |html| {
-            html.text(name);
+            html.text(&capitalized(name));
             html.text(" ");
             html.leaf("small", &[], &summary);
         });
@@ -94,7 +95,9 @@ impl Panel<'_> {
                 .enumerate()
                 .map(|(index, found)| (middle(index), Some(y(found.most as f64))))
                 .collect();
-            chart::area(html, "mean", HEIGHT, BOTTOM, &means);
+            if has_mean(&series) {
+                chart::area(html, "mean", HEIGHT, BOTTOM, &means);
+            }
             chart::across(html, "base", BOTTOM);
             if let Some(limit) = limit {
                 chart::across(html, "warn-line", y(limit * 0.8));
@@ -121,16 +124,24 @@ pub(super) fn write(html: &mut Html, panels: &[Panel<'_>]) {
     for panel in panels {
         panel.write(html);
     }
-    let mut lines = vec![
-        ("use", "highest use in any 60 s"),
-        ("mean-line", "mean of the minutes"),
-    ];
+    let mut lines = vec![("use", "highest use in any 60 s")];
+    let first = panels
+        .first()
+        .map(|panel| Series::within(panel.points, MOST.0));
+    if first.is_some_and(|series| has_mean(&series)) {
+        lines.push(("mean-line", "mean of the minutes"));
+    }
     if panels.iter().any(|panel| panel.limit.is_some()) {
         lines.push(("limit-line", "limit"));
         lines.push(("warn-line", "80 % of the limit"));
     }
     chart::key(html, &lines);
     table(panels).write_folded(html);
+}
+
+/// Returns true if the periods are longer than the minute of the other line.
+fn has_mean(series: &Series) -> bool {
+    series.step > MINUTE
 }
 
 fn table(panels: &[Panel<'_>]) -> Table<'static> {

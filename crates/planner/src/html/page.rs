@@ -65,7 +65,8 @@ pub(super) fn page(
             html.element("section", &attributes, |html| {
                 let attributes = [("class", "sign"), ("role", "img"), ("aria-label", word)];
                 html.leaf("span", &attributes, sign);
-                html.leaf("p", &[("id", "verdict-text")], &capitalized(verdict));
+                let sentence = format!("{}.", capitalized(verdict));
+                html.leaf("p", &[("id", "verdict-text")], &sentence);
             });
             content(html);
         });
@@ -81,14 +82,30 @@ const FOOTER: &str = concat!(
     ". This page was made on your machine and loads nothing. All times are UTC."
 );
 
-/// Returns a sentence from a verdict, which begins with a small letter.
-fn capitalized(text: &str) -> String {
+/// Returns a text with a capital as its first letter. A sign of percent stays with its number.
+pub(super) fn capitalized(text: &str) -> String {
     let mut characters = text.chars();
-    let first = characters.next().map(|first| first.to_uppercase());
-    let mut sentence: String = first.into_iter().flatten().collect();
-    sentence.push_str(characters.as_str());
-    sentence.push('.');
-    sentence
+    let first = characters.next().map(char::to_uppercase);
+    let mut capitalized: String = first.into_iter().flatten().collect();
+    capitalized.push_str(characters.as_str());
+    capitalized.replace(" %", "\u{a0}%")
+}
+
+/// Writes a text of the program with code between backticks.
+pub(super) fn with_code(html: &mut Html, text: &str) {
+    for (index, part) in text.split('`').enumerate() {
+        match index % 2 {
+            0 => html.text(part),
+            _ => html.leaf("code", &[], part),
+        }
+    }
+}
+
+/// Returns an amount of money, which is an estimate.
+pub(super) fn dollars(dollars: Option<f64>) -> String {
+    dollars.map_or("–".to_owned(), |dollars| {
+        format!("${}", exact(dollars.round() as u64))
+    })
 }
 
 fn period(coverage: &Coverage) -> String {
@@ -137,6 +154,14 @@ pub(super) fn figure(
     });
 }
 
+/// Writes the title of a figure that there is none of, and the reason.
+pub(super) fn missing(html: &mut Html, title: &str, reason: &str) {
+    html.element("figure", &[], |html| {
+        html.leaf("h3", &[], title);
+        none(html, reason);
+    });
+}
+
 /// Writes the mark of figures.
 pub(super) fn badge(html: &mut Html, mark: Mark) {
     match mark {
@@ -177,7 +202,7 @@ pub(super) fn basis(html: &mut Html, coverage: &Coverage, warnings: &[String]) {
         if !warnings.is_empty() {
             html.element("ul", &[("class", "warnings")], |html| {
                 for warning in warnings {
-                    html.leaf("li", &[], &capitalized(warning));
+                    html.leaf("li", &[], &format!("{}.", capitalized(warning)));
                 }
             });
         }

@@ -3,10 +3,10 @@
 use super::{
     changes,
     curve::{Curve, Named},
-    heat::Heat,
+    heat::{Heat, TOO_SHORT},
     markup::{Html, Table},
     over_time::{self, Panel},
-    page::{self, Level, badge, facts, figure, none, section},
+    page::{self, Level, badge, dollars, facts, figure, missing, none, section},
     series::amounts,
     tiers,
 };
@@ -14,7 +14,7 @@ use crate::{
     bucket::{DIMENSIONS, Quota, scale},
     demand::PoolDemand,
     mark::Mark,
-    plan::{Need, PlanReport, PoolPlan},
+    plan::{DimensionPlan, Need, PlanReport, PoolPlan},
     rolling::{Peaks, Point},
     text::{count, percent, seconds},
     traffic::Traffic,
@@ -199,10 +199,10 @@ impl<'a> PoolPage<'a> {
             ));
             found.push(("A minute is enforced over", self.sizes(size)));
         }
-        if let Some(dollars) = plan.dollars_per_month {
+        if let Some(price) = plan.dollars_per_month {
             found.push((
                 "Price for 30 days",
-                format!("~${dollars:.0} at list prices"),
+                format!("~{} at list prices", dollars(Some(price))),
             ));
         }
         facts(html, &found);
@@ -240,14 +240,12 @@ impl<'a> PoolPage<'a> {
         };
         let most = plan.dimensions[plan.binding].peaks.rolling_minute;
         let whole = (limit.unwrap_or(most).max(1) * scale(plan.binding)) as f64;
-        let heat = Heat::of(points, whole);
-        figure(html, title, plan.mark, &caption, |html| match heat {
-            Some(heat) => heat.write(html, name),
-            None => none(
-                html,
-                "The record is shorter than six hours: too short for this figure.",
-            ),
-        });
+        match Heat::of(points, whole) {
+            Some(heat) => figure(html, title, plan.mark, &caption, |html| {
+                heat.write(html, name)
+            }),
+            None => missing(html, title, TOO_SHORT),
+        }
     }
 
     fn over_time(&self, html: &mut Html, points: &[Vec<Point>; 3]) {
@@ -266,8 +264,7 @@ impl<'a> PoolPage<'a> {
     }
 
     fn peaks(&self, html: &mut Html) {
-        let rows: [(&str, fn(&Peaks) -> u64); 7] = [
-            ("Mean", |peaks| peaks.mean.round() as u64),
+        let rows: [(&str, fn(&Peaks) -> u64); 6] = [
             ("p95 of clock minutes", |peaks| peaks.minute_p95),
             ("Highest clock minute (as in the Console)", |peaks| {
                 peaks.clock_minute
@@ -291,7 +288,13 @@ impl<'a> PoolPage<'a> {
                 .chain(figures(figure))
                 .collect()
         });
-        let mut rows: Vec<Vec<String>> = rows.collect();
+        let mean = |found: &DimensionPlan| match found.peaks.mean {
+            mean @ ..9.95 => format!("{mean:.1}"),
+            mean => count(mean.round() as u64),
+        };
+        let means = plan.dimensions.iter().map(mean);
+        let means = ["Mean".to_owned()].into_iter().chain(means).collect();
+        let mut rows: Vec<Vec<String>> = [means].into_iter().chain(rows).collect();
         let above = |index: usize| {
             plan.dimensions.iter().map(move |found| {
                 found
@@ -352,19 +355,14 @@ impl<'a> PoolPage<'a> {
             "The p{share} of the waits with pacing, if the limit a minute on {name} were the one \
              below, and the others did not matter."
         );
-        figure(
-            html,
-            &title,
-            Mark::Estimated,
-            &caption,
-            |html| match curve {
-                Some(curve) => {
-                    curve.write(html, &title);
-                    curve.table().write_folded(html);
-                }
-                None => none(html, "The record has too little for this figure."),
-            },
-        );
+        let Some(curve) = curve else {
+            missing(html, &title, "The record has too little for this figure.");
+            return;
+        };
+        figure(html, &title, Mark::Estimated, &caption, |html| {
+            curve.write(html, &title);
+            curve.table().write_folded(html);
+        });
     }
 
     fn needs(&self, html: &mut Html) {
