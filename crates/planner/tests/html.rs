@@ -52,16 +52,20 @@ fn weeks(days: u64) -> Traffic {
         let is_weekend = day % 7 >= 5;
         for hour in 0..24 {
             let office = (-((hour as f64 - 14.0) / 3.5).powi(2)).exp();
-            let calls = 2.0 + 45.0 * growth * if is_weekend { 0.1 } else { office };
+            let busy = if is_weekend { office * 0.2 } else { office };
+            let calls = 4.0 + 45.0 * growth * busy;
             let start = (MONDAY + day * DAY + hour * 3_600) as f64;
-            // Ten calls at about the same time.
-            let mut at = start;
+            // Half of the calls come alone, the others at about the same time as some more.
+            let mut burst = start;
             for call in 0..calls as u64 {
-                if call % 10 == 0 {
-                    at = start + log.random.f64() * 3_500.0;
+                if call % 20 == 0 {
+                    burst = start + log.random.f64() * 3_500.0;
                 }
-                let later = log.random.f64() * 30.0;
-                log.call(at + later, "chat", 240_000);
+                let at = match call % 2 {
+                    0 => start + log.random.f64() * 3_600.0,
+                    _ => burst + log.random.f64() * 30.0,
+                };
+                log.call(at, "chat", 300_000);
             }
             if hour == 2 {
                 for index in 0..(60.0 * growth) as u64 {
@@ -227,7 +231,7 @@ const width = document.documentElement.clientWidth;
 return [...document.querySelectorAll("td, th, dd, dt, p, li, h2, h3, h4, svg text, pre")]
   .filter((element) => {
     const box = element.getBoundingClientRect();
-    return box.width && (box.left < 0 || box.right > width || (!element.ownerSVGElement && element.scrollWidth > element.clientWidth + 1));
+    return box.width && (box.left < -1 || box.right > width + 1 || (!element.ownerSVGElement && element.scrollWidth > element.clientWidth + 1));
   })
   .map((element) => element.textContent);
 "#;
@@ -262,6 +266,11 @@ async fn pictures_for_the_documentation() {
             browser.prefer(scheme, true).await;
             let path = docs.join(format!("{name}-{form}.png"));
             browser.write_picture(width, &path).await;
+        }
+        if std::env::var_os("PAGES").is_some() {
+            browser.show_print(true).await;
+            let path = docs.join(format!("{name}-paper.png"));
+            browser.write_picture(794, &path).await;
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{
     chart,
     markup::{Html, Table},
+    page,
 };
 use crate::{
     bucket::{self, Quota},
@@ -119,7 +120,8 @@ impl<'a> Curve<'a> {
             for limit in self.marks() {
                 let x = self.x(limit);
                 chart::upright(html, "base", x, (BOTTOM, BOTTOM + 4.0));
-                chart::label(html, "axis", x, HEIGHT - 6.0, &count(limit.round() as u64));
+                let limit = page::limit(limit.round() as u64);
+                chart::label(html, "axis", x, HEIGHT - 6.0, &limit);
             }
             for (index, (_, waits)) in self.lines.iter().enumerate() {
                 let points: Vec<(f64, Option<f64>)> = waits
@@ -197,7 +199,7 @@ impl<'a> Curve<'a> {
             rows[row] = from + TEXT;
             let text = 12.0 + 14.0 * row as f64;
             chart::upright(html, named.class, x, (text + 3.0, BOTTOM));
-            let name = format!("{} {}", named.name, count(named.limit));
+            let name = format!("{} {}", named.name, page::limit(named.limit));
             chart::label(html, "axis strong", x, text, &name);
         }
     }

@@ -126,12 +126,12 @@ impl<'a> EvidencePage<'a> {
             ("Pool", report.pool.clone()),
             (
                 "Asked for",
-                format!("{} {} a minute", count(report.ask), report.dimension),
+                format!("{} {} a minute", page::limit(report.ask), report.dimension),
             ),
             (
                 "In force",
                 match self.limit() {
-                    Some(limit) => format!("{} a minute", count(limit)),
+                    Some(limit) => format!("{} a minute", page::limit(limit)),
                     None => "not known".to_owned(),
                 },
             ),
@@ -164,7 +164,7 @@ impl<'a> EvidencePage<'a> {
         let caption = match self.limit() {
             Some(limit) => format!(
                 "The highest use of the limit of {} {name} a minute in any 60 s, hours in UTC.",
-                count(limit)
+                page::limit(limit)
             ),
             None => format!("The highest use of {name} in any 60 s, in % of the highest of all."),
         };
@@ -204,7 +204,7 @@ impl<'a> EvidencePage<'a> {
     fn rows(&self) -> Vec<Vec<String>> {
         type Cell = fn(&DimensionEvidence) -> Option<String>;
         let rows: [(&str, Cell); 10] = [
-            ("Limit a minute", |found| found.limit.map(count)),
+            ("Limit a minute", |found| found.limit.map(page::limit)),
             ("p50", |found| Some(count(found.rolling_minutes[0]))),
             ("p95", |found| Some(count(found.rolling_minutes[1]))),
             ("p99", |found| Some(count(found.rolling_minutes[2]))),

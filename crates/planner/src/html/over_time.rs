@@ -3,7 +3,7 @@
 use super::{
     chart,
     markup::{Html, Table},
-    page::capitalized,
+    page::{self, capitalized},
     series::{Series, Use},
 };
 use crate::{
@@ -63,7 +63,7 @@ impl Panel<'_> {
             Some(limit) => format!(
                 "at most {} of {} a minute",
                 self.share(peak.most as f64),
-                count(limit)
+                page::limit(limit)
             ),
             None => format!("at most {} a minute", self.amount(peak.most as f64)),
         };

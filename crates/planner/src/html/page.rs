@@ -3,7 +3,7 @@
 use super::markup::{Html, Table};
 use crate::{
     mark::Mark,
-    text::{exact, span},
+    text::{count, exact, span},
     time::SECOND,
     traffic::Coverage,
 };
@@ -89,6 +89,18 @@ pub(super) fn capitalized(text: &str) -> String {
     let mut capitalized: String = first.into_iter().flatten().collect();
     capitalized.push_str(characters.as_str());
     capitalized.replace(" %", "\u{a0}%")
+}
+
+/// Returns a limit. It is mostly a round number: `2 M`.
+pub(super) fn limit(limit: u64) -> String {
+    let text = count(limit);
+    match text.split_once(' ') {
+        Some((number, unit)) if number.contains('.') => {
+            let number = number.trim_end_matches('0').trim_end_matches('.');
+            format!("{number}\u{a0}{unit}")
+        }
+        _ => text,
+    }
 }
 
 /// Writes a text of the program with code between backticks.
@@ -237,4 +249,23 @@ pub(super) fn basis(html: &mut Html, coverage: &Coverage, warnings: &[String]) {
         };
         table.write(html);
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_have_no_empty_digits() {
+        let texts = [0, 5_000, 400_000, 2_000_000, 2_500_000].map(limit);
+        assert_eq!(texts, ["0", "5,000", "400 k", "2\u{a0}M", "2.5\u{a0}M"]);
+    }
+
+    #[test]
+    fn code_stands_between_backticks() {
+        let mut html = Html::default();
+        with_code(&mut html, "Use `a < b` or `c`.");
+        let expected = "Use <code>a &lt; b</code> or <code>c</code>.";
+        assert_eq!(html.into_string(), expected);
+    }
 }

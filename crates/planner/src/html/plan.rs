@@ -167,7 +167,7 @@ impl<'a> PoolPage<'a> {
             .limits
             .iter()
             .zip(DIMENSIONS)
-            .filter_map(|(limit, name)| Some(format!("{} {name}", count((*limit)?))))
+            .filter_map(|(limit, name)| Some(format!("{} {name}", page::limit((*limit)?))))
             .collect();
         let limits = match limits.is_empty() {
             true => "not known".to_owned(),
@@ -234,7 +234,7 @@ impl<'a> PoolPage<'a> {
         let caption = match limit {
             Some(limit) => format!(
                 "The highest use of the limit of {} {name} a minute in any 60 s, hours in UTC.",
-                count(limit)
+                page::limit(limit)
             ),
             None => format!("The highest use of {name} in any 60 s, in % of the highest of all."),
         };

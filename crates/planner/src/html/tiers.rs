@@ -2,13 +2,13 @@
 
 use super::{
     markup::Html,
-    page::{figure, none},
+    page::{self, figure, none},
 };
 use crate::{
     bucket::DIMENSIONS,
     mark::Mark,
     plan::{Fit, PlanReport, PoolPlan, TierFit},
-    text::{count, percent, seconds},
+    text::{percent, seconds},
 };
 
 /// Writes the table of tiers.
@@ -67,7 +67,7 @@ fn tier(html: &mut Html, name: &str, limit: Option<u64>, fit: &TierFit) {
         html.element("th", &[("scope", "row")], |html| {
             html.text(name);
             if let Some(limit) = limit {
-                html.leaf("small", &[], &count(limit));
+                html.leaf("small", &[], &page::limit(limit));
             }
         });
         for found in [&fit.now, &fit.grown] {
