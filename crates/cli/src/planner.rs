@@ -47,8 +47,8 @@ pub(crate) struct Plan {
     /// Plans this pool (or the pool of this model) only.
     #[arg(long, value_name = "NAME")]
     pool: Option<String>,
-    /// The limits: tier:start, tier:build, tier:scale, or a JSON file, such as the answer of GET
-    /// /v1/organizations/rate_limits. Default: those that the recorded headers show.
+    /// The limits: tier:start, tier:build, tier:scale, or a JSON file, such as the answer of the
+    /// Rate Limits API. Default: those that the recorded headers show.
     #[arg(long, value_name = "tier:NAME|FILE")]
     limits: Option<String>,
     /// The time in which a bucket of the server fills. Default: what the record shows, or all.
@@ -60,8 +60,8 @@ pub(crate) struct Plan {
     /// The waits that are acceptable with pacing: "p95 5s", "max 30s" or "none".
     #[arg(long, value_name = "TARGET", default_value = "p95 5s")]
     target: Target,
-    /// A change whose effect is to be known: cache=0.6, batch=tag:T, spread=10m:tag:T, model=A:B,
-    /// keys=N, workspaces=N or max_tokens=N. Repeat it for more.
+    /// A change whose effect is to be known. Repeat it for more. `cache=0.6`, `batch=tag:T`,
+    /// `spread=10m:tag:T`, `model=A:B`, `keys=N`, `workspaces=N` or `max_tokens=N`.
     #[arg(long, value_name = "CHANGE")]
     what_if: Vec<WhatIf>,
     /// An event: its start (UTC unless it has an offset), its multiple of the usual traffic, its

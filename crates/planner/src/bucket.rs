@@ -132,7 +132,7 @@ pub fn replay(
         }
         if binding.is_some() {
             wait = wait.max(TICK);
-            now += wait;
+            now = now.saturating_add(wait);
         }
         for (dimension, level) in &mut levels {
             level.level = (level.level + level.rate * i128::from(wait)).min(level.capacity);

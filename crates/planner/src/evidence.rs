@@ -12,7 +12,7 @@ use crate::{
     forecast::{Forecast, forecast},
     limits::{self, Known, LimitTable},
     mark::Mark,
-    plan::{chosen_pools, points},
+    plan::{chosen_pools, in_units, points},
     replay::Summary,
     rolling::{Peaks, Point, percentile, rolling_minutes},
     search::{Target, least_limit},
@@ -195,7 +195,7 @@ pub fn evidence(traffic: &Traffic, options: &EvidenceOptions) -> Result<Evidence
     });
     let limited = in_force[chosen].map(|limit| limit.saturating_mul(bucket::scale(chosen)));
     let (growth, no_forecast) = match forecast(&points(demand, chosen), limited) {
-        Ok(forecast) => (Some(forecast), None),
+        Ok(forecast) => (Some(in_units(forecast, chosen)), None),
         Err(reason) => (None, Some(reason)),
     };
     let of_pool = || traffic.rows.iter().filter(|row| row.pool == pool);

@@ -1,4 +1,15 @@
 //! Capacity planning for the Claude API from recorded traffic.
+//!
+//! * [`read`] converts logs to the [normal form](record), and a
+//!   [`TrafficBuilder`](traffic::TrafficBuilder) collects them in compact form, with a
+//!   [`Coverage`](traffic::Coverage) that says what is missing.
+//! * [`demand`] finds what callers wanted, without waits and retries.
+//! * [`replay`] sends it through the limiter of the layers in virtual time, and [`bucket`] does the
+//!   same as fast arithmetic, for the [`search`] of the least limit.
+//! * [`plan`], [`diagnose`] and [`evidence`] return reports: plain data that serde writes as JSON,
+//!   with a `text()` of at most 40 lines.
+//!
+//! Nothing reads a clock, a file or the network.
 #![forbid(unsafe_code)]
 
 pub mod bucket;
@@ -25,3 +36,8 @@ mod verdict;
 pub mod what_if;
 
 pub use mark::Mark;
+
+// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

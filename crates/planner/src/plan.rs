@@ -15,9 +15,9 @@ use crate::{
     mark::Mark,
     money,
     replay::{self, Summary},
-    rolling::{Peaks, Point, rolling_minutes},
+    rolling::{Peaks, Point, minute_sums, rolling_minutes},
     search::{Target, least_limit},
-    time::{SECOND, WEEK},
+    time::{HOUR, MINUTE, SECOND, Time, WEEK},
     traffic::{Coverage, NameId, Traffic},
     what_if::WhatIf,
 };
@@ -92,6 +92,8 @@ pub struct PoolPlan {
     pub pool: String,
     /// The basis of its demand.
     pub basis: Basis,
+    /// The seconds from the first record to the last.
+    pub span_seconds: f64,
     /// The mark of all figures about the record: exact, unless tokens are estimated or missing.
     pub mark: Mark,
     /// The limits in force, if they are known.
@@ -135,10 +137,47 @@ pub struct DimensionPlan {
     pub peaks: Peaks,
     /// The shares of time in which the last 60 s used more than 50, 80 and 100 % of the limit.
     pub time_above: Option<[f64; 3]>,
-    /// The hours per week in which the last 60 s used more than 80 % of the limit.
-    pub hours_per_week_above_80: Option<f64>,
+    /// The hours in which the last 60 s used more than 80 % of the limit: per week, or in the whole
+    /// record if it is shorter.
+    pub hours_above_80: Option<f64>,
     /// The least limits.
     pub needs: Vec<Need>,
+    /// The busiest clock minute of each hour of the last 28 days, idle hours included.
+    pub hours: Vec<HourPeak>,
+    /// The waits with pacing at several limits, for each size of the buckets.
+    pub curves: Vec<Curve>,
+}
+
+/// The busiest clock minute of an hour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct HourPeak {
+    /// The start of the hour.
+    pub from: Time,
+    /// The sum of the minute.
+    pub most: u64,
+}
+
+/// The waits with pacing at several limits.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Curve {
+    /// The time in which a bucket fills, in seconds.
+    pub capacity_seconds: u64,
+    /// The waits, by limit.
+    pub points: Vec<CurvePoint>,
+}
+
+/// The waits at one limit.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct CurvePoint {
+    /// The limit per minute.
+    pub limit: u64,
+    /// The 95th percentile of the waits in seconds.
+    pub wait_p95: f64,
+    /// The longest wait in seconds.
+    pub wait_max: f64,
 }
 
 /// The least limits per minute for one size of the buckets.
@@ -311,14 +350,12 @@ fn check(traffic: &Traffic, options: &PlanOptions) -> Result<(), String> {
 pub(crate) fn chosen_pools(traffic: &Traffic, name: Option<&str>) -> Result<Vec<NameId>, String> {
     let pools = traffic.pools();
     let Some(name) = name else { return Ok(pools) };
-    let group = ModelCatalog::builtin()
-        .get(name)
-        .map(|model| model.rate_group.to_string());
-    let wanted = traffic
-        .names
-        .find(name)
-        .or_else(|| traffic.names.find(&group?));
-    let found = pools.iter().copied().find(|pool| Some(*pool) == wanted);
+    let model = ModelCatalog::builtin().get(name);
+    let is_wanted = |pool: &NameId| {
+        let pool = traffic.names.get(*pool);
+        pool == name || model.is_some_and(|model| *model.rate_group == *pool)
+    };
+    let found = pools.iter().copied().find(is_wanted);
     found.map(|pool| vec![pool]).ok_or_else(|| {
         let names: Vec<&str> = pools.iter().map(|pool| traffic.names.get(*pool)).collect();
         format!(
@@ -433,6 +470,7 @@ fn pool_plan(
     PoolPlan {
         pool: name.to_owned(),
         basis: pool.basis,
+        span_seconds: span,
         mark: Mark::exact_if(pool.basis.is_exact()),
         limits: known,
         capacity,
@@ -464,7 +502,7 @@ fn scaled(known: &Known, dimension: usize) -> Option<u64> {
     Some(limit.saturating_mul(bucket::scale(dimension)))
 }
 
-fn in_units(mut forecast: Forecast, dimension: usize) -> Forecast {
+pub(crate) fn in_units(mut forecast: Forecast, dimension: usize) -> Forecast {
     let scale = bucket::scale(dimension) as f64;
     let (middle, low, high) = forecast.in_four_weeks;
     forecast.last_week_p95 /= scale;
@@ -529,14 +567,82 @@ fn dimension_plan(
             }),
         }
     };
+    let needs: Vec<Need> = sizes.iter().map(need).collect();
     DimensionPlan {
         dimension: DIMENSIONS[dimension],
         limit,
         peaks: peaks(demand, dimension),
         time_above: above,
-        hours_per_week_above_80: above.map(|above| above[1] * hours),
-        needs: sizes.iter().map(need).collect(),
+        hours_above_80: above.map(|above| above[1] * hours),
+        hours: hour_peaks(&points, bucket::scale(dimension)),
+        curves: needs
+            .iter()
+            .map(|need| curve(demand, dimension, need))
+            .collect(),
+        needs,
     }
+}
+
+/// The hours of the busiest minutes: those of 28 days.
+const MOST_HOURS: usize = 28 * 24;
+
+fn hour_peaks(points: &[Point], scale: u64) -> Vec<HourPeak> {
+    let Some(first) = points.first() else {
+        return Vec::new();
+    };
+    let start = Time(first.0).floor(MINUTE).0;
+    let mut hours: Vec<HourPeak> = Vec::new();
+    for (minute, sum) in (0..).zip(minute_sums(points, 0)) {
+        let from = Time(start + minute * MINUTE).floor(HOUR);
+        let most = sum.div_ceil(scale);
+        match hours.last_mut() {
+            Some(hour) if hour.from == from => hour.most = hour.most.max(most),
+            _ => hours.push(HourPeak { from, most }),
+        }
+    }
+    hours.split_off(hours.len().saturating_sub(MOST_HOURS))
+}
+
+/// The points of a curve.
+const CURVE_POINTS: u32 = 12;
+
+/// Returns the waits at limits from the half of what the target needs to the one without waits.
+fn curve(demand: &[Demand], dimension: usize, need: &Need) -> Curve {
+    let burst = Duration::from_secs(need.capacity_seconds);
+    let ends = need
+        .for_target
+        .zip(need.without_wait)
+        .filter(|(low, _)| *low > 0);
+    let points = ends.map_or(Vec::new(), |(low, high)| {
+        let (low, high) = (low as f64 / 2.0, high as f64);
+        let ratio = (high / low).max(1.0);
+        let limit =
+            |step: u32| (low * ratio.powf(f64::from(step) / f64::from(CURVE_POINTS - 1))).ceil();
+        let point = |step| {
+            let quota = Quota::only(dimension, limit(step) as u64, burst);
+            let summary = paced(demand, &quota);
+            CurvePoint {
+                limit: limit(step) as u64,
+                wait_p95: summary.wait_p95,
+                wait_max: summary.wait_max,
+            }
+        };
+        (0..CURVE_POINTS).map(point).collect()
+    });
+    Curve {
+        capacity_seconds: need.capacity_seconds,
+        points,
+    }
+}
+
+/// Returns the waits with pacing.
+fn paced(demand: &[Demand], quota: &Quota) -> Summary {
+    let mut waits = Vec::with_capacity(demand.len());
+    bucket::replay(demand, quota, true, |_, wait| {
+        waits.push(wait);
+        true
+    });
+    Summary::of(&waits)
 }
 
 /// Returns the dimension whose need comes closest to its limit.
@@ -624,12 +730,7 @@ impl Context<'_> {
     }
 
     fn wait_p95(&self, demand: &[Demand]) -> f64 {
-        let mut waits = Vec::with_capacity(demand.len());
-        bucket::replay(demand, &self.quota, true, |_, wait| {
-            waits.push(wait);
-            true
-        });
-        Summary::of(&waits).wait_p95
+        paced(demand, &self.quota).wait_p95
     }
 
     fn dollars(&self, demand: &[Demand], model: Option<&str>, is_batch: bool) -> Option<f64> {

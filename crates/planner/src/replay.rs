@@ -13,7 +13,6 @@ use crate::{
     bucket::{Quota, Wait, scale},
     demand::Demand,
     rolling::percentile,
-    time::SECOND,
 };
 
 /// The dimensions in the order of [`Quota::limits`].
@@ -237,10 +236,4 @@ impl Summary {
         let most = (0..3).max_by_key(|index| (self.binding[*index], std::cmp::Reverse(*index)))?;
         (self.binding[most] > 0).then_some(most)
     }
-}
-
-/// The microseconds of a wait.
-#[must_use]
-pub const fn micros(wait: &Wait) -> u64 {
-    wait.nanos / (1_000_000_000 / SECOND as u64)
 }

@@ -76,12 +76,15 @@ pub fn seconds(seconds: f64) -> String {
 #[must_use]
 pub fn span(micros: i64) -> String {
     match micros {
-        ..MINUTE => format!("{:.0} s", micros as f64 / SECOND as f64),
-        ..HOUR => format!("{:.0} min", micros as f64 / MINUTE as f64),
-        ..DAY => format!("{:.1} h", micros as f64 / HOUR as f64),
+        micros if micros < MINUTE => format!("{:.0} s", micros as f64 / SECOND as f64),
+        micros if micros < HOUR => format!("{:.0} min", micros as f64 / MINUTE as f64),
+        micros if micros < DAY => format!("{:.1} h", micros as f64 / HOUR as f64),
         _ => format!("{:.1} days", micros as f64 / DAY as f64),
     }
 }
+
+type PeakFigure = fn(&Peaks) -> u64;
+type NeedFigure = fn(&Need) -> Option<u64>;
 
 /// Lines of a report.
 #[derive(Default)]
@@ -181,7 +184,7 @@ impl PlanReport {
             DIMENSIONS[1],
             DIMENSIONS[2]
         ));
-        let rows: [(&str, fn(&Peaks) -> u64); 7] = [
+        let rows: [(&str, PeakFigure); 7] = [
             ("mean", |peaks| peaks.mean.round() as u64),
             ("p95 of clock minutes", |peaks| peaks.minute_p95),
             ("clock-minute maximum (Console)", |peaks| peaks.clock_minute),
@@ -250,7 +253,7 @@ impl PlanReport {
             sizes.collect::<String>()
         ));
         let target = self.target.to_string();
-        let rows: [(&str, fn(&Need) -> Option<u64>); 3] = [
+        let rows: [(&str, NeedFigure); 3] = [
             ("no wait", |need| need.without_wait),
             (&target, |need| need.for_target),
             ("every wait ≤ 30 s", |need| need.within_30_seconds),

@@ -344,7 +344,10 @@ impl Traffic {
     pub fn pools(&self) -> Vec<NameId> {
         let mut sums: HashMap<NameId, u64> = HashMap::new();
         for row in &self.rows {
-            *sums.entry(row.pool).or_default() += row.limited_input() + u64::from(row.requests);
+            let sum = sums.entry(row.pool).or_default();
+            *sum = sum
+                .saturating_add(row.limited_input())
+                .saturating_add(row.requests.into());
         }
         let mut pools: Vec<(NameId, u64)> = sums.into_iter().collect();
         pools.sort_by_key(|(pool, sum)| (std::cmp::Reverse(*sum), *pool));

@@ -14,10 +14,16 @@ pub(crate) fn plan(plan: &PoolPlan, options: &PlanOptions) -> String {
     let name = DIMENSIONS[plan.binding];
     let known = plan.limits.is_some();
     let hours = dimension
-        .hours_per_week_above_80
+        .hours_above_80
         .filter(|hours| known && *hours > 0.0);
+    // Hours of a record that is shorter than a week are not scaled up.
+    let per = if plan.span_seconds < 7.0 * 86_400.0 {
+        "h"
+    } else {
+        "h/week"
+    };
     let above = hours.map_or(String::new(), |hours| {
-        format!(": {hours:.1} h/week above 80 %")
+        format!(": {hours:.1} {per} above 80 %")
     });
     let what = if !known {
         let needs = || dimension.needs.iter().filter_map(|need| need.for_target);

@@ -45,7 +45,8 @@ pub(crate) const LIBRARIES: &[Row] = &[
     ("simulator", &["batch", "limiter", "prompt-cache", "fake-claude", "core", "wire"], &[]),
     ("tower-claude", &["batch", "cache", "circuit-breaker", "fallback-model", "header-budget", "prompt-cache", "retry", "token-bucket", "limiter", "core", "wire"], &["tower"]),
     ("gateway", &["tower-claude"], &["axum"]),
-    ("cli", &["gateway", "fake-claude"], &[]),
+    ("planner", &["limiter", "core", "wire"], &["serde", "serde_json"]),
+    ("cli", &["gateway", "planner", "fake-claude"], &[]),
 ];
 
 /// A workspace package as cargo reports it.

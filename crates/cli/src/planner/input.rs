@@ -66,7 +66,7 @@ impl Inputs {
             let name = path.display().to_string();
             progress.read(&name, path.metadata().map_or(0, |file| file.len()));
             let report = read_with(path, None, progress, &mut |line, record| {
-                builder.add(line, &record)
+                builder.add(line, &record);
             })?;
             builder.end_file(report);
         }

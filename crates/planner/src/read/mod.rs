@@ -27,6 +27,9 @@ const MOST_PROBLEMS: usize = 5;
 /// The longest line, in bytes. A longer one is skipped.
 const LONGEST_LINE: usize = 64 << 20;
 
+/// The times that records may have, in microseconds since 1970.
+const TIMES: std::ops::Range<i64> = 1_000_000_000_000_000..10_000_000_000_000_000;
+
 /// The largest document that is not read line by line, in bytes.
 const LARGEST_DOCUMENT: usize = 1 << 30;
 
@@ -188,6 +191,10 @@ pub(crate) struct Output<'a> {
 
 impl Output<'_> {
     pub(crate) fn record(&mut self, line: u64, record: Record) {
+        // Times of other centuries are errors, and would make the record as long.
+        if !TIMES.contains(&record.t_start.0) {
+            return self.problem(line, "the time is before 2001 or after 2286");
+        }
         self.report.records += 1;
         (self.sink)(line, record);
     }
