@@ -1,24 +1,15 @@
 //! The waits under each possible limit.
 
-use std::time::Duration;
-
 use super::{
     chart,
     markup::{Html, Table},
     page,
 };
 use crate::{
-    bucket::{self, Quota},
-    demand::Demand,
+    plan::{Curve, CurvePoint},
     search::Target,
     text::{count, seconds},
 };
-
-/// The number of limits that are tried, and that for long records.
-const LIMITS: (usize, usize) = (36, 18);
-
-/// A record with more requests is long.
-const LONG: usize = 200_000;
 
 /// The longest wait of the picture in seconds.
 const LONGEST: f64 = 300.0;
@@ -34,6 +25,9 @@ const TOP: f64 = 52.0;
 const BOTTOM: f64 = 206.0;
 const HEIGHT: f64 = 228.0;
 
+/// A named limit is shown if it is at most so many times as far away as the curves.
+const FAR: u64 = 16;
+
 /// The width that a text beside a mark needs.
 const TEXT: f64 = 0.3;
 
@@ -48,57 +42,63 @@ pub(super) struct Named<'a> {
 }
 
 /// The waits under each possible limit on one dimension, for each size of the buckets.
-pub(super) struct Curve<'a> {
-    target: Target,
+pub(super) struct Picture<'a> {
+    curves: Vec<&'a Curve>,
     named: &'a [Named<'a>],
+    target: Target,
+    /// The ends of the x axis.
     low: f64,
     high: f64,
-    /// The size in seconds, and the waits in seconds by limit.
-    lines: Vec<(u64, Vec<(f64, f64)>)>,
 }
 
-impl<'a> Curve<'a> {
-    /// Replays demand under limits around those that are named and those between `low` and `high`.
-    /// `None` if there is nothing to try.
-    pub(super) fn of(
-        demand: &[Demand],
-        dimension: usize,
-        sizes: &[u64],
-        target: Target,
-        (low, high): (u64, u64),
-        named: &'a [Named<'a>],
-    ) -> Option<Self> {
-        let limits = || named.iter().map(|named| named.limit);
+impl<'a> Picture<'a> {
+    /// Returns a picture of curves around limits that are named. `None` if there is nothing to
+    /// show.
+    pub(super) fn of(curves: &'a [Curve], named: &'a [Named<'a>], target: Target) -> Option<Self> {
+        let curves: Vec<&Curve> = curves
+            .iter()
+            .filter(|curve| curve.points.len() > 1)
+            .collect();
+        let tried = || curves.iter().flat_map(|curve| &curve.points);
+        let low = tried().map(|point| point.limit).min()?.max(1);
+        let high = tried().map(|point| point.limit).max()?;
         // A limit that is far away would press the curves together.
-        let is_near =
-            |limit: &u64| *limit >= low / 16 && *limit <= high.saturating_mul(16) && *limit > 0;
-        let low = limits().filter(is_near).fold(low, u64::min) as f64 * 0.85;
-        let high = limits().filter(is_near).fold(high, u64::max) as f64 * 1.5;
-        if demand.is_empty() || low < 0.5 || high <= low {
-            return None;
-        }
-        let number = if demand.len() > LONG {
-            LIMITS.1
-        } else {
-            LIMITS.0
-        };
-        let tried = |index: usize| low * (high / low).powf(index as f64 / (number - 1) as f64);
-        let of_size = |size: &u64| {
-            let wait = |index: usize| {
-                let limit = tried(index);
-                let quota =
-                    Quota::only(dimension, limit.round() as u64, Duration::from_secs(*size));
-                (limit, wait(demand, &quota, target.share))
-            };
-            (*size, (0..number).map(wait).collect())
-        };
+        let is_near = |limit: &u64| (low / FAR..=high.saturating_mul(FAR)).contains(limit);
+        let limits = || named.iter().map(|named| named.limit).filter(is_near);
+        let low = limits().fold(low, u64::min).max(1) as f64 * 0.85;
+        let high = limits().fold(high, u64::max) as f64 * 1.5;
         Some(Self {
-            target,
+            curves,
             named,
+            target,
             low,
             high,
-            lines: sizes.iter().map(of_size).collect(),
         })
+    }
+
+    /// Returns the waits of a curve: those of all requests, or the 95th percentile.
+    fn waits(&self, curve: &Curve) -> Vec<(f64, f64)> {
+        let wait = |point: &CurvePoint| match self.is_of_all() {
+            true => point.wait_max,
+            false => point.wait_p95,
+        };
+        let points = curve.points.iter();
+        points
+            .map(|point| (point.limit as f64, wait(point)))
+            .collect()
+    }
+
+    /// Returns true if the target is about all requests.
+    fn is_of_all(&self) -> bool {
+        self.target.share >= 1.0
+    }
+
+    /// Returns the name of the waits that are shown.
+    pub(super) fn name(&self) -> &'static str {
+        match self.is_of_all() {
+            true => "longest wait",
+            false => "p95 of the waits",
+        }
     }
 
     fn x(&self, limit: f64) -> f64 {
@@ -113,7 +113,8 @@ impl<'a> Curve<'a> {
                 chart::across(html, "grid", y(wait));
             }
             let target = self.target.wait.as_secs_f64();
-            if target > 0.0 && target < LONGEST {
+            let is_shown = self.is_of_all() || self.target.share == Target::DEFAULT.share;
+            if is_shown && target > 0.0 && target < LONGEST {
                 chart::across(html, "warn-line", y(target));
                 chart::label(html, "axis", 0.72, y(target) - 4.0, "target");
             }
@@ -123,10 +124,14 @@ impl<'a> Curve<'a> {
                 let limit = page::limit(limit.round() as u64);
                 chart::label(html, "axis", x, HEIGHT - 6.0, &limit);
             }
-            for (index, (_, waits)) in self.lines.iter().enumerate() {
+            for (index, curve) in self.curves.iter().enumerate() {
+                let waits = self.waits(curve);
+                // Above the highest limit that was tried, nothing waits.
+                let rest = waits.last().map(|last| (self.high, last.1));
                 let points: Vec<(f64, Option<f64>)> = waits
-                    .iter()
-                    .map(|(limit, wait)| (self.x(*limit), Some(y(*wait))))
+                    .into_iter()
+                    .chain(rest)
+                    .map(|(limit, wait)| (self.x(limit), Some(y(wait))))
                     .collect();
                 chart::path(html, LINES[index % LINES.len()], HEIGHT, &points);
             }
@@ -137,12 +142,13 @@ impl<'a> Curve<'a> {
             }
             chart::label(html, "axis", 1.0, BOTTOM - 3.0, "no wait");
         });
-        if self.lines.len() > 1 {
+        if self.curves.len() > 1 {
             let names: Vec<(&str, String)> = self
-                .lines
+                .curves
                 .iter()
                 .enumerate()
-                .map(|(index, (size, _))| {
+                .map(|(index, curve)| {
+                    let size = curve.capacity_seconds;
                     let class = LINES[index % LINES.len()];
                     (class, format!("a minute is enforced over {size} s"))
                 })
@@ -155,26 +161,20 @@ impl<'a> Curve<'a> {
         }
     }
 
-    /// Returns some of the waits as a table.
+    /// Returns the waits as a table. Each curve has limits of its own.
     pub(super) fn table(&self) -> Table<'static> {
-        let mut head = vec!["Limit a minute".to_owned()];
-        let sizes = self.lines.iter().map(|(size, _)| match self.lines.len() {
-            1 => "Wait".to_owned(),
-            _ => format!("Wait, over {size} s"),
-        });
-        head.extend(sizes);
-        let limits = self.lines.first().map_or(0, |line| line.1.len());
-        let rows = (0..limits).step_by(3).map(|index| {
-            let limit = self.lines[0].1[index].0;
-            let waits = self.lines.iter().map(|(_, waits)| seconds(waits[index].1));
-            [count(limit.round() as u64)]
-                .into_iter()
-                .chain(waits)
-                .collect()
+        let rows = self.curves.iter().flat_map(|curve| {
+            let size = format!("{} s", curve.capacity_seconds);
+            let waits = self.waits(curve).into_iter();
+            waits.map(move |(limit, wait)| {
+                vec![size.clone(), count(limit.round() as u64), seconds(wait)]
+            })
         });
         Table {
             caption: "Wait by limit",
-            head,
+            head: ["Enforced over", "Limit a minute", "Wait"]
+                .map(str::to_owned)
+                .to_vec(),
             rows: rows.collect(),
         }
     }
@@ -229,17 +229,4 @@ impl<'a> Curve<'a> {
 fn y(wait: f64) -> f64 {
     let share = (1.0 + 2.0 * wait.min(LONGEST)).ln() / (1.0 + 2.0 * LONGEST).ln();
     BOTTOM - (BOTTOM - TOP) * share
-}
-
-/// Returns the wait in seconds that this share of the requests does not exceed.
-fn wait(demand: &[Demand], quota: &Quota, share: f64) -> f64 {
-    let mut waits = Vec::with_capacity(demand.len());
-    bucket::replay(demand, quota, true, |_, wait| {
-        waits.push(wait.map_or(0, |wait| wait.nanos));
-        true
-    });
-    let rank = (share * waits.len() as f64).ceil() as usize;
-    let index = rank.max(1).min(waits.len()) - 1;
-    let (_, wait, _) = waits.select_nth_unstable(index);
-    Duration::from_nanos(*wait).as_secs_f64()
 }

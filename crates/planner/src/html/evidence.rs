@@ -1,8 +1,10 @@
 //! The page of the evidence for a higher limit, which is made to be printed.
 
+use std::time::Duration;
+
 use super::{
     changes,
-    curve::{Curve, Named},
+    curve::{Named, Picture},
     heat::{Heat, TOO_SHORT},
     markup::{Html, Table},
     over_time::{self, Panel},
@@ -11,10 +13,12 @@ use super::{
 };
 use crate::{
     bucket::{DIMENSIONS, scale},
-    demand::PoolDemand,
+    demand::{Demand, PoolDemand},
     evidence::{DimensionEvidence, Evidence},
     mark::Mark,
+    plan::{Curve, Need, curve},
     rolling::Point,
+    search::{Target, least_limit},
     text::{count, exact, percent, seconds},
     traffic::Traffic,
 };
@@ -274,37 +278,40 @@ impl<'a> EvidencePage<'a> {
             name: "in force",
             class: "limit-line",
         }));
-        let sizes = [report.capacity_seconds];
-        let curve = self
+        let curves: Vec<Curve> = self
             .demand
-            .as_ref()
-            .zip(report.need)
-            .and_then(|(demand, need)| {
-                let range = (need / 2, need.saturating_mul(2));
-                Curve::of(
-                    &demand.demand,
-                    self.chosen,
-                    &sizes,
-                    self.report.target,
-                    range,
-                    &named,
-                )
-            });
-        let share = self.report.target.share * 100.0;
+            .iter()
+            .map(|demand| self.waits(&demand.demand))
+            .collect();
+        let picture = Picture::of(&curves, &named, report.target);
         let title = format!("Wait by limit on {}", report.dimension);
-        let caption = format!(
-            "The p{share} of the waits with pacing of the recorded traffic, without growth, if a \
-             minute is enforced over {} s.",
-            report.capacity_seconds
-        );
-        let Some(curve) = curve else {
+        let Some(picture) = picture else {
             missing(html, &title, "The record has too little for this figure.");
             return;
         };
+        let caption = format!(
+            "The {} with pacing of the recorded traffic, without growth, if a minute is enforced \
+             over {} s.",
+            picture.name(),
+            report.capacity_seconds
+        );
         figure(html, &title, Mark::Estimated, &caption, |html| {
-            curve.write(html, &title);
-            curve.table().write_folded(html);
+            picture.write(html, &title);
+            picture.table().write_folded(html);
         });
+    }
+
+    /// Replays the traffic under several limits.
+    fn waits(&self, demand: &[Demand]) -> Curve {
+        let size = self.report.capacity_seconds;
+        let burst = Duration::from_secs(size);
+        let need = Need {
+            capacity_seconds: size,
+            without_wait: least_limit(demand, self.chosen, burst, &Target::NONE),
+            for_target: self.report.need,
+            within_30_seconds: None,
+        };
+        curve(demand, self.chosen, &need)
     }
 
     fn done(&self, html: &mut Html) {

@@ -79,7 +79,7 @@ pub(super) fn page(
 const FOOTER: &str = concat!(
     "tower-claude ",
     env!("CARGO_PKG_VERSION"),
-    ". This page was made on your machine and loads nothing. All times are UTC."
+    ". This page loads nothing from elsewhere. All times are UTC."
 );
 
 /// Returns a text with a capital as its first letter. A sign of percent stays with its number.

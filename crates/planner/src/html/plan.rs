@@ -2,7 +2,7 @@
 
 use super::{
     changes,
-    curve::{Curve, Named},
+    curve::{Named, Picture},
     heat::{Heat, TOO_SHORT},
     markup::{Html, Table},
     over_time::{self, Panel},
@@ -320,11 +320,6 @@ impl<'a> PoolPage<'a> {
         let (report, plan) = (self.report, self.plan);
         let name = DIMENSIONS[plan.binding];
         let found = &plan.dimensions[plan.binding];
-        let needs = || found.needs.iter();
-        let low = needs()
-            .filter_map(|need| need.within_30_seconds.min(need.for_target))
-            .min();
-        let high = needs().filter_map(|need| need.without_wait).max();
         let named: Vec<Named<'_>> = found
             .limit
             .iter()
@@ -338,30 +333,20 @@ impl<'a> PoolPage<'a> {
                 class: "limit-line",
             })
             .collect();
-        let sizes: Vec<u64> = needs().map(|need| need.capacity_seconds).collect();
-        let curve = self.demand.zip(low.zip(high)).and_then(|(demand, range)| {
-            Curve::of(
-                &demand.demand,
-                plan.binding,
-                &sizes,
-                report.target,
-                range,
-                &named,
-            )
-        });
+        let picture = Picture::of(&found.curves, &named, report.target);
         let title = format!("Wait by limit on {name}");
-        let share = report.target.share * 100.0;
-        let caption = format!(
-            "The p{share} of the waits with pacing, if the limit a minute on {name} were the one \
-             below, and the others did not matter."
-        );
-        let Some(curve) = curve else {
+        let Some(picture) = picture else {
             missing(html, &title, "The record has too little for this figure.");
             return;
         };
+        let caption = format!(
+            "The {} with pacing, if the limit a minute on {name} were the one below, and the \
+             others did not matter.",
+            picture.name()
+        );
         figure(html, &title, Mark::Estimated, &caption, |html| {
-            curve.write(html, &title);
-            curve.table().write_folded(html);
+            picture.write(html, &title);
+            picture.table().write_folded(html);
         });
     }
 
