@@ -216,21 +216,22 @@ impl Browser {
         self.command("Emulation.setEmulatedMedia", params).await;
     }
 
-    /// Returns a picture of the whole page in PNG, encoded in base 64.
-    pub async fn picture(&self, width: u64) -> String {
+    /// Returns a picture of the page, of at most this height, in PNG, encoded in base 64.
+    async fn picture(&self, width: u64, most: u64) -> String {
         self.set_size(width, 900).await;
         let height = self
             .run("return document.documentElement.scrollHeight")
             .await;
-        self.set_size(width, height.as_u64().unwrap()).await;
+        let height = height.as_u64().unwrap().min(most);
+        self.set_size(width, height).await;
         let params = json!({ "format": "png" });
         let picture = self.command("Page.captureScreenshot", params).await;
         picture["data"].as_str().unwrap().to_owned()
     }
 
-    /// Writes a picture of the whole page into a PNG file.
-    pub async fn write_picture(&self, width: u64, path: &Path) {
-        let picture = self.picture(width).await;
+    /// Writes a picture of the page, of at most this height, into a PNG file.
+    pub async fn write_picture(&self, width: u64, most: u64, path: &Path) {
+        let picture = self.picture(width, most).await;
         let mut decode = Command::new("base64")
             .arg("-d")
             .stdin(Stdio::piped())

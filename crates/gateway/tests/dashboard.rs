@@ -212,6 +212,6 @@ async fn pictures_of_a_running_dashboard() {
     ] {
         browser.prefer(scheme, true).await;
         let path = docs.join(format!("dashboard-{name}.png"));
-        browser.write_picture(width, &path).await;
+        browser.write_picture(width, u64::MAX, &path).await;
     }
 }

@@ -45,7 +45,7 @@ fn workspace() -> PathBuf {
 }
 
 /// Returns an event log of many days with busy office hours, nightly work, growth and some 429s.
-fn weeks(days: u64) -> Traffic {
+fn weeks(days: u64, nightly: &str) -> Traffic {
     let mut log = Log::new();
     for day in 0..days {
         let growth = 1.07_f64.powf(day as f64 / 7.0);
@@ -65,11 +65,11 @@ fn weeks(days: u64) -> Traffic {
                     0 => start + log.random.f64() * 3_600.0,
                     _ => burst + log.random.f64() * 30.0,
                 };
-                log.call(at, "chat", 300_000);
+                log.call(at, "chat", 380_000);
             }
             if hour == 2 {
                 for index in 0..(60.0 * growth) as u64 {
-                    log.call(start + index as f64 * 0.7, NIGHTLY, 9_000);
+                    log.call(start + index as f64 * 0.7, nightly, 9_000);
                 }
             }
         }
@@ -136,7 +136,11 @@ fn plan_of(traffic: &Traffic, tier: Option<&str>) -> String {
     let mut options = PlanOptions::default();
     options.limits = tier.map(|tier| LimitTable::tier(tier).unwrap());
     if tier.is_none() && traffic.names.find("chat").is_some() {
-        options.what_ifs = ["cache=0.6", &format!("batch=tag:{NIGHTLY}"), "keys=3"]
+        let nightly = match traffic.names.find(NIGHTLY) {
+            Some(_) => NIGHTLY,
+            None => "nightly",
+        };
+        options.what_ifs = ["cache=0.6", &format!("batch=tag:{nightly}"), "keys=3"]
             .map(|what_if| what_if.parse().unwrap())
             .to_vec();
         let event: Event = "2026-12-05T18:00 4x 2h".parse().unwrap();
@@ -236,41 +240,48 @@ return [...document.querySelectorAll("td, th, dd, dt, p, li, h2, h3, h4, svg tex
   .map((element) => element.textContent);
 "#;
 
-/// Writes the pictures for the documentation.
+/// Writes the pictures for the documentation, or pages and pictures of all kinds into the folder
+/// `PAGES`, to look at.
 #[tokio::test]
 #[ignore = "writes docs/plan-*.png and docs/evidence-*.png"]
 async fn pictures_for_the_documentation() {
     let browser = Browser::start().await.expect("a browser is installed");
-    let pages = Pages::new("pictures");
-    browser.show_print(false).await;
-    let weeks = weeks(35);
-    let docs = match std::env::var_os("PAGES") {
-        Some(folder) => PathBuf::from(folder),
-        None => workspace().join("docs"),
-    };
+    let weeks = weeks(35, "nightly");
     let mut all = vec![
         ("plan", plan_of(&weeks, None)),
         ("evidence", evidence_of(&weeks, Some(4_000_000))),
     ];
-    if std::env::var_os("PAGES").is_some() {
-        all.push(("diagnosis", diagnosis_of(&weeks)));
-        all.push(("evidence-trace", evidence_of(&trace(), None)));
-        all.push(("diagnosis-trace", diagnosis_of(&trace())));
-        all.push(("plan-trace", plan_of(&trace(), None)));
-        all.push(("plan-day", plan_of(&self::weeks(1), Some("start"))));
+    let folder = std::env::var_os("PAGES").map(PathBuf::from);
+    if folder.is_some() {
+        all.extend([
+            ("diagnosis", diagnosis_of(&weeks)),
+            ("plan-trace", plan_of(&trace(), None)),
+            ("evidence-trace", evidence_of(&trace(), None)),
+            ("plan-day", plan_of(&self::weeks(1, NIGHTLY), Some("start"))),
+            ("plan-call", plan_of(&one_call(), None)),
+            ("plan-pools", plan_of(&two_pools(), None)),
+        ]);
     }
+    let docs = workspace().join("docs");
+    let pages = Pages::new("pictures");
     for (name, html) in all {
         let url = pages.write(&format!("{name}.html"), &html);
         browser.open(&url).await;
-        for (form, width, scheme) in [("desktop", 1_280, "light"), ("phone", 360, "dark")] {
+        let (folder, most) = match &folder {
+            Some(folder) => (folder, u64::MAX),
+            None => (&docs, 2_600),
+        };
+        for (form, width, scheme) in [("desktop", 1_060, "light"), ("phone", 360, "dark")] {
             browser.prefer(scheme, true).await;
-            let path = docs.join(format!("{name}-{form}.png"));
-            browser.write_picture(width, &path).await;
+            let path = folder.join(format!("{name}-{form}.png"));
+            browser.write_picture(width, most, &path).await;
         }
-        if std::env::var_os("PAGES").is_some() {
+        if folder != &docs {
+            std::fs::write(folder.join(format!("{name}.html")), &html).unwrap();
             browser.show_print(true).await;
-            let path = docs.join(format!("{name}-paper.png"));
-            browser.write_picture(794, &path).await;
+            let path = folder.join(format!("{name}-paper.png"));
+            browser.write_picture(794, most, &path).await;
+            browser.show_print(false).await;
         }
     }
 }
@@ -282,10 +293,11 @@ async fn plan_can_be_read_by_everyone_and_loads_nothing() {
     };
     let pages = Pages::new("plan");
     for (name, html) in [
-        ("weeks", plan_of(&weeks(22), None)),
+        ("weeks", plan_of(&weeks(22, NIGHTLY), None)),
         ("trace", plan_of(&trace(), None)),
-        ("day", plan_of(&weeks(1), Some("start"))),
+        ("day", plan_of(&weeks(1, NIGHTLY), Some("start"))),
         ("call", plan_of(&one_call(), None)),
+        ("pools", plan_of(&two_pools(), None)),
     ] {
         let url = pages.write(&format!("{name}.html"), &html);
         every_reader_can_use(&browser, name, &url).await;
@@ -299,7 +311,7 @@ async fn evidence_can_be_read_by_everyone_and_printed() {
     };
     let pages = Pages::new("evidence");
     for (name, html) in [
-        ("weeks", evidence_of(&weeks(22), Some(4_000_000))),
+        ("weeks", evidence_of(&weeks(22, NIGHTLY), Some(4_000_000))),
         ("trace", evidence_of(&trace(), None)),
         ("call", evidence_of(&one_call(), None)),
     ] {
@@ -333,7 +345,7 @@ async fn diagnosis_can_be_read_by_everyone_and_loads_nothing() {
     };
     let pages = Pages::new("diagnosis");
     for (name, html) in [
-        ("weeks", diagnosis_of(&weeks(22))),
+        ("weeks", diagnosis_of(&weeks(22, NIGHTLY))),
         ("trace", diagnosis_of(&trace())),
         ("call", diagnosis_of(&one_call())),
     ] {
@@ -346,6 +358,24 @@ async fn diagnosis_can_be_read_by_everyone_and_loads_nothing() {
 fn one_call() -> Traffic {
     let line = "{\"t_start\":1793577600,\"model\":\"claude-sonnet-5-5\",\"input\":7}\n";
     traffic("one.jsonl", line.as_bytes(), None)
+}
+
+/// Returns a record of two pools over eight hours. The limits of one of them are not published.
+fn two_pools() -> Traffic {
+    let mut text = String::new();
+    for minute in 0..480_u64 {
+        for (model, calls) in [("own-model", 3), ("claude-haiku-5-5", 1)] {
+            for call in 0..calls {
+                let at = MONDAY + minute * 60 + call * 7;
+                let input = 900 + minute * 13 % 700;
+                text.push_str(&format!(
+                    "{{\"t_start\":{at},\"model\":\"{model}\",\"pool\":\"{model}\",\
+                     \"input\":{input},\"output\":80,\"status\":200}}\n"
+                ));
+            }
+        }
+    }
+    traffic("pools.jsonl", text.as_bytes(), None)
 }
 
 /// A name that is HTML, ends attributes, and turns the text around.
@@ -382,7 +412,7 @@ fn names_from_logs_are_text_in_every_page() {
 
 #[test]
 fn pages_of_the_same_traffic_are_the_same() {
-    let traffic = weeks(1);
+    let traffic = weeks(1, NIGHTLY);
     assert_eq!(plan_of(&traffic, None), plan_of(&traffic, None));
     assert_eq!(diagnosis_of(&traffic), diagnosis_of(&traffic));
 }

@@ -3,7 +3,7 @@
 use super::{
     chart::{self, place},
     markup::{Html, Table},
-    page::{self, Level, capitalized, facts, figure, none, section, with_code},
+    page::{self, Level, capitalized, facts, figure, none, section, short_facts, with_code},
     series::Series,
 };
 use crate::{
@@ -197,6 +197,11 @@ fn cause(html: &mut Html, finding: &Finding, (from, until): (Time, Time)) {
             ("First", when(finding.first)),
             ("Last", when(finding.last)),
         ];
+        if !finding.place.is_empty() {
+            found.push(("First in the log", finding.place.clone()));
+        }
+        short_facts(html, &found);
+        found.clear();
         for (name, counts) in [
             ("Pools", &finding.pools),
             ("Keys", &finding.keys),
@@ -205,9 +210,6 @@ fn cause(html: &mut Html, finding: &Finding, (from, until): (Time, Time)) {
             if !counts.is_empty() {
                 found.push((name, listed(counts)));
             }
-        }
-        if !finding.place.is_empty() {
-            found.push(("First in the log", finding.place.clone()));
         }
         facts(html, &found);
         if !finding.request_ids.is_empty() {

@@ -196,7 +196,7 @@ impl<'a> EvidencePage<'a> {
         });
         let table = Table {
             caption: "Amounts in any 60 s, and the share of time above the limit",
-            head: ["", DIMENSIONS[0], DIMENSIONS[1], DIMENSIONS[2]]
+            head: ["Figure", DIMENSIONS[0], DIMENSIONS[1], DIMENSIONS[2]]
                 .map(str::to_owned)
                 .to_vec(),
             rows: self.rows(),

@@ -91,7 +91,9 @@ impl Table<'_> {
     /// Writes the table. Cells after the first are numbers.
     pub(super) fn write(&self, html: &mut Html) {
         html.element("table", &[("class", "figures")], |html| {
-            html.leaf("caption", &[], self.caption);
+            if !self.caption.is_empty() {
+                html.leaf("caption", &[], self.caption);
+            }
             html.element("thead", &[], |html| {
                 html.element("tr", &[], |html| {
                     for head in &self.head {

@@ -310,7 +310,7 @@ impl<'a> PoolPage<'a> {
         }
         let table = Table {
             caption: "Amounts a minute, and the share of time above the limit",
-            head: head("", &DIMENSIONS),
+            head: head("Figure", &DIMENSIONS),
             rows,
         };
         figure(html, "Peaks", plan.mark, "", |html| table.write(html));
