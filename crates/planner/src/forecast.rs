@@ -40,10 +40,12 @@ pub struct Forecast {
     pub passes_100_percent: Option<Passing>,
 }
 
-/// A date with its interval.
+/// A date with its interval. It is the end of the record if the percentile is higher already.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Passing {
+    /// True if the percentile is higher already.
+    pub is_past: bool,
     /// The date.
     pub date: String,
     /// The earliest date.
@@ -107,6 +109,7 @@ pub fn forecast(points: &[Point], limit: Option<u64>) -> Result<Forecast, String
         let known = others.iter().flatten().copied().chain([middle]);
         let (earliest, latest) = bounds(&mut known.into_iter());
         Some(Passing {
+            is_past: middle <= 0.0,
             date: date(middle),
             earliest: date(earliest),
             latest: others.iter().all(Option::is_some).then(|| date(latest)),

@@ -286,6 +286,10 @@ fn capacity_line(plan: &PoolPlan) -> String {
         .collect();
     let known = match (evidence.at_least_seconds, evidence.below_seconds) {
         (None, None) => "the record does not tell".to_owned(),
+        (Some(least), _) if least > 62.0 => format!(
+            "{least:.0} s of a limit were admitted at once, which is more than it allows: it was \
+             changed, or the record counts more than the server"
+        ),
         (Some(least), None) => format!("~{least:.1} s of a limit were admitted at once"),
         (None, Some(below)) => format!("~{below:.1} s of a limit were refused at once"),
         (Some(least), Some(below)) => {
@@ -368,6 +372,7 @@ fn forecast_line(plan: &PoolPlan) -> String {
         return format!("forecast {reason}");
     };
     let passing = |share: &str, passing: &Option<crate::forecast::Passing>| match passing {
+        Some(passing) if passing.is_past => format!("is above {share} already"),
         Some(passing) => format!(
             "passes {share} on ~{} ({} to {})",
             passing.date,
@@ -378,7 +383,7 @@ fn forecast_line(plan: &PoolPlan) -> String {
     };
     let (low, high) = forecast.growth_interval;
     format!(
-        "forecast {} weeks: ~{:+.1} % a week ({:+.1} to {:+.1} %); p95 of {} {}, {}",
+        "forecast {} weeks: ~{:+.1} % a week ({:+.1} to {:+.1} %); p95 of the hours' busiest minutes ({}) {}, {}",
         forecast.weeks,
         forecast.growth_per_week * 100.0,
         low * 100.0,
