@@ -298,6 +298,7 @@ async fn plan_can_be_read_by_everyone_and_loads_nothing() {
         ("day", plan_of(&weeks(1, NIGHTLY), Some("start"))),
         ("call", plan_of(&one_call(), None)),
         ("pools", plan_of(&two_pools(), None)),
+        ("extremes", plan_of(&extremes(), None)),
     ] {
         let url = pages.write(&format!("{name}.html"), &html);
         every_reader_can_use(&browser, name, &url).await;
@@ -348,6 +349,7 @@ async fn diagnosis_can_be_read_by_everyone_and_loads_nothing() {
         ("weeks", diagnosis_of(&weeks(22, NIGHTLY))),
         ("trace", diagnosis_of(&trace())),
         ("call", diagnosis_of(&one_call())),
+        ("extremes", diagnosis_of(&extremes())),
     ] {
         let url = pages.write(&format!("{name}.html"), &html);
         every_reader_can_use(&browser, name, &url).await;
@@ -376,6 +378,21 @@ fn two_pools() -> Traffic {
         }
     }
     traffic("pools.jsonl", text.as_bytes(), None)
+}
+
+/// Returns a record with long names and the largest numbers.
+fn extremes() -> Traffic {
+    let name = "n".repeat(400);
+    let mut text = String::new();
+    for (index, input) in [u64::MAX, u64::MAX, 0, 1].into_iter().enumerate() {
+        let at = MONDAY + index as u64 * 40_000;
+        let status = if index % 2 == 0 { 200 } else { 429 };
+        text.push_str(&format!(
+            "{{\"t_start\":{at},\"model\":\"{name}\",\"pool\":\"{name}\",\"tag\":\"{name}\",\
+             \"input\":{input},\"output\":{input},\"status\":{status},\"request_id\":\"{name}{index}\"}}\n"
+        ));
+    }
+    traffic(&format!("{name}.jsonl"), text.as_bytes(), None)
 }
 
 /// A name that is HTML, ends attributes, and turns the text around.

@@ -15,7 +15,12 @@ use crate::{
 const LONGEST: f64 = 300.0;
 
 /// The marks of the y axis.
-const WAITS: [(f64, &str); 4] = [(1.0, "1 s"), (5.0, "5 s"), (30.0, "30 s"), (300.0, "5 min")];
+const WAITS: [(f64, &str); 4] = [
+    (1.0, "1 s"),
+    (5.0, "5 s"),
+    (30.0, "30 s"),
+    (300.0, "5 min or more"),
+];
 
 /// The classes of lines, the largest bucket first.
 const LINES: [&str; 3] = ["size-a", "size-b", "size-c"];
@@ -55,10 +60,8 @@ impl<'a> Picture<'a> {
     /// Returns a picture of curves around limits that are named. `None` if there is nothing to
     /// show.
     pub(super) fn of(curves: &'a [Curve], named: &'a [Named<'a>], target: Target) -> Option<Self> {
-        let curves: Vec<&Curve> = curves
-            .iter()
-            .filter(|curve| curve.points.len() > 1)
-            .collect();
+        let waits = |curve: &&Curve| curve.points.iter().any(|point| point.wait_max > 0.0);
+        let curves: Vec<&Curve> = curves.iter().filter(waits).collect();
         let tried = || curves.iter().flat_map(|curve| &curve.points);
         let low = tried().map(|point| point.limit).min()?.max(1);
         let high = tried().map(|point| point.limit).max()?;

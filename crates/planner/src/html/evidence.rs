@@ -8,7 +8,7 @@ use super::{
     heat::{Heat, TOO_SHORT},
     markup::{Html, Table},
     over_time::{self, Panel},
-    page::{self, Level, facts, figure, missing, none, section},
+    page::{self, Level, capitalized, facts, figure, missing, none, section},
     series::amounts,
 };
 use crate::{
@@ -110,7 +110,7 @@ impl<'a> EvidencePage<'a> {
             Some(found) => changes::forecast(html, found, report.dimension, self.limit()),
             None => none(
                 html,
-                report.no_forecast.as_deref().unwrap_or("It is not known."),
+                &capitalized(report.no_forecast.as_deref().unwrap_or("it is not known")),
             ),
         });
         section(html, "Already done", "", |html| self.done(html));
@@ -161,10 +161,9 @@ impl<'a> EvidencePage<'a> {
             return;
         };
         let points: [Vec<Point>; 3] = std::array::from_fn(|dimension| amounts(demand, dimension));
-        let most = self
-            .dimension()
-            .map_or(1, |found| found.peaks.rolling_minute);
-        let whole = self.limit().unwrap_or(most).max(1) * scale(self.chosen);
+        let whole = self
+            .limit()
+            .map(|limit| limit.saturating_mul(scale(self.chosen)));
         let caption = match self.limit() {
             Some(limit) => format!(
                 "The highest use of the limit of {} {name} a minute in any 60 s, hours in UTC.",
@@ -173,7 +172,7 @@ impl<'a> EvidencePage<'a> {
             None => format!("The highest use of {name} in any 60 s, in % of the highest of all."),
         };
         let title = "By hour and weekday";
-        match Heat::of(&points[self.chosen], whole as f64) {
+        match Heat::of(&points[self.chosen], whole) {
             Some(heat) => figure(html, title, report.mark, &caption, |html| {
                 heat.write(html, name)
             }),
@@ -195,7 +194,7 @@ impl<'a> EvidencePage<'a> {
             over_time::write(html, &panels)
         });
         let table = Table {
-            caption: "Amounts in any 60 s, and the share of time above the limit",
+            caption: "Amounts in any 60 s, and shares of time",
             head: ["Figure", DIMENSIONS[0], DIMENSIONS[1], DIMENSIONS[2]]
                 .map(str::to_owned)
                 .to_vec(),
@@ -286,7 +285,7 @@ impl<'a> EvidencePage<'a> {
         let picture = Picture::of(&curves, &named, report.target);
         let title = format!("Wait by limit on {}", report.dimension);
         let Some(picture) = picture else {
-            missing(html, &title, "The record has too little for this figure.");
+            missing(html, &title, "Nothing waits at the limits that were tried.");
             return;
         };
         let caption = format!(

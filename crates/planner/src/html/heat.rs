@@ -28,26 +28,34 @@ const CELL: f64 = (1.0 - NAMES) / 24.0;
 pub(super) struct Heat {
     /// `None` for hours that are not in the record.
     cells: [[Option<f64>; 24]; 7],
+    /// True if the shares are those of a limit, false if they are those of the highest use.
+    is_limited: bool,
 }
 
 impl Heat {
-    /// Finds the highest use. `None` if the record is too short.
-    pub(super) fn of(points: &[Point], limit: f64) -> Option<Self> {
+    /// Finds the highest use of a limit, which is in the units of the points. `None` if the record
+    /// is too short.
+    pub(super) fn of(points: &[Point], limit: Option<u64>) -> Option<Self> {
         let (first, last) = (points.first()?.0, points.last()?.0);
-        if last - first < SHORTEST || limit <= 0.0 {
+        if last - first < SHORTEST {
             return None;
         }
         let series = Series::of(points, HOUR);
+        let most = series.uses.iter().map(|found| found.most).max()?;
+        let whole = limit.unwrap_or(most).max(1) as f64;
         let mut cells = [[None::<f64>; 24]; 7];
         for (index, found) in series.uses.iter().enumerate() {
             let hour = (series.from + index as i64 * HOUR).div_euclid(HOUR);
             // The first day of 1970 was a Thursday.
             let day = (hour.div_euclid(24) + 3).rem_euclid(7) as usize;
             let cell = &mut cells[day][hour.rem_euclid(24) as usize];
-            let share = found.most as f64 / limit;
+            let share = found.most as f64 / whole;
             *cell = Some(cell.map_or(share, |before| before.max(share)));
         }
-        Some(Self { cells })
+        Some(Self {
+            cells,
+            is_limited: limit.is_some(),
+        })
     }
 
     /// Writes the strip, its key and its table. `of` names the limit.
@@ -59,7 +67,7 @@ impl Heat {
                 let top = AXIS + ROW.0 * day as f64;
                 chart::label(html, "axis", 0.0, top + ROW.0 * 0.68, DAYS[day]);
                 for (hour, cell) in cells.iter().enumerate() {
-                    write_cell(html, day, hour, top, *cell);
+                    self.write_cell(html, (day, hour), top, *cell);
                 }
             }
             for hour in (0..24).step_by(6) {
@@ -73,7 +81,7 @@ impl Heat {
                 );
             }
         });
-        write_key(html);
+        self.write_key(html);
         self.table().write_folded(html);
     }
 
@@ -107,15 +115,102 @@ impl Heat {
             [name].into_iter().chain(days.iter().map(cell)).collect()
         };
         Table {
-            caption: "The highest use in any 60 s, in % of the limit",
+            caption: match self.is_limited {
+                true => "The highest use in any 60 s, in % of the limit",
+                false => "The highest use in any 60 s, in % of the highest of all",
+            },
             head,
             rows: (0..24).map(row).collect(),
         }
     }
+
+    fn grades(&self) -> &'static [Grade] {
+        match self.is_limited {
+            true => &GRADES,
+            false => &UNLIMITED,
+        }
+    }
+
+    fn grade(&self, share: Option<f64>) -> Grade {
+        let index = match share {
+            None => 0,
+            Some(..=0.25) => 1,
+            Some(..=0.5) => 2,
+            Some(..=0.8) => 3,
+            Some(..=1.0) => 4,
+            Some(_) => 5,
+        };
+        let grades = self.grades();
+        grades[index.min(grades.len() - 1)]
+    }
+
+    fn write_cell(
+        &self,
+        html: &mut Html,
+        (day, hour): (usize, usize),
+        top: f64,
+        share: Option<f64>,
+    ) {
+        let (class, sign, name) = self.grade(share);
+        let x = NAMES + CELL * hour as f64;
+        let (left, width) = (place(x), place(CELL * 0.92));
+        let (y, height) = (format!("{top:.0}"), format!("{:.0}", ROW.0 - ROW.1));
+        let share = share.map_or(name.to_owned(), percent);
+        let title = format!("{} {hour:02}:00: {share}", DAYS[day]);
+        let class = format!("heat {class}");
+        let attributes = [
+            ("class", &*class),
+            ("x", &*left),
+            ("y", &*y),
+            ("width", &*width),
+            ("height", &*height),
+        ];
+        html.element("rect", &attributes, |html| {
+            html.leaf("title", &[], &title);
+        });
+        if !sign.is_empty() {
+            let (middle, y) = (place(x + CELL * 0.46), format!("{:.0}", top + ROW.0 * 0.66));
+            let class = format!("sign {class}");
+            html.leaf(
+                "text",
+                &[("class", &class), ("x", &middle), ("y", &y)],
+                sign,
+            );
+        }
+    }
+
+    fn write_key(&self, html: &mut Html) {
+        html.element("p", &[("class", "key")], |html| {
+            for (class, sign, name) in self.grades().iter().copied() {
+                html.element("span", &[], |html| {
+                    let sample = [("width", "16"), ("height", "16"), ("aria-hidden", "true")];
+                    html.element("svg", &sample, |html| {
+                        let class = format!("heat {class}");
+                        let attributes = [
+                            ("class", &*class),
+                            ("x", "1"),
+                            ("y", "1"),
+                            ("width", "14"),
+                            ("height", "14"),
+                        ];
+                        html.empty("rect", &attributes);
+                        if !sign.is_empty() {
+                            let class = format!("sign {class}");
+                            html.leaf("text", &[("class", &class), ("x", "8"), ("y", "12")], sign);
+                        }
+                    });
+                    html.text(name);
+                });
+            }
+        });
+    }
 }
 
-/// The grades of use: their class, their sign, and their name.
-const GRADES: [(&str, &str, &str); 6] = [
+/// A grade of use: its class, its sign, and its name.
+type Grade = (&'static str, &'static str, &'static str);
+
+/// The grades of the use of a limit.
+const GRADES: [Grade; 6] = [
     ("none", "", "not in the record"),
     ("low", "", "up to 25 %"),
     ("middle", "", "25 to 50 %"),
@@ -124,71 +219,8 @@ const GRADES: [(&str, &str, &str); 6] = [
     ("full", "✖", "above 100 %"),
 ];
 
-fn grade(share: Option<f64>) -> usize {
-    match share {
-        None => 0,
-        Some(..=0.25) => 1,
-        Some(..=0.5) => 2,
-        Some(..=0.8) => 3,
-        Some(..=1.0) => 4,
-        Some(_) => 5,
-    }
-}
-
-fn write_cell(html: &mut Html, day: usize, hour: usize, top: f64, share: Option<f64>) {
-    let (class, sign, name) = GRADES[grade(share)];
-    let x = NAMES + CELL * hour as f64;
-    let (left, width) = (place(x), place(CELL * 0.92));
-    let (y, height) = (format!("{top:.0}"), format!("{:.0}", ROW.0 - ROW.1));
-    let share = share.map_or(name.to_owned(), percent);
-    let title = format!("{} {hour:02}:00: {share}", DAYS[day]);
-    let class = format!("heat {class}");
-    let attributes = [
-        ("class", &*class),
-        ("x", &*left),
-        ("y", &*y),
-        ("width", &*width),
-        ("height", &*height),
-    ];
-    html.element("rect", &attributes, |html| {
-        html.leaf("title", &[], &title);
-    });
-    if !sign.is_empty() {
-        let (middle, y) = (place(x + CELL * 0.46), format!("{:.0}", top + ROW.0 * 0.66));
-        let class = format!("sign {class}");
-        html.leaf(
-            "text",
-            &[("class", &class), ("x", &middle), ("y", &y)],
-            sign,
-        );
-    }
-}
-
-fn write_key(html: &mut Html) {
-    html.element("p", &[("class", "key")], |html| {
-        for (class, sign, name) in GRADES {
-            html.element("span", &[], |html| {
-                let sample = [("width", "16"), ("height", "16"), ("aria-hidden", "true")];
-                html.element("svg", &sample, |html| {
-                    let class = format!("heat {class}");
-                    let attributes = [
-                        ("class", &*class),
-                        ("x", "1"),
-                        ("y", "1"),
-                        ("width", "14"),
-                        ("height", "14"),
-                    ];
-                    html.empty("rect", &attributes);
-                    if !sign.is_empty() {
-                        let class = format!("sign {class}");
-                        html.leaf("text", &[("class", &class), ("x", "8"), ("y", "12")], sign);
-                    }
-                });
-                html.text(name);
-            });
-        }
-    });
-}
+/// The grades of use without a limit, of which none is a warning.
+const UNLIMITED: [Grade; 4] = [GRADES[0], GRADES[1], GRADES[2], ("much", "", "50 to 100 %")];
 
 #[cfg(test)]
 mod tests {
@@ -200,15 +232,18 @@ mod tests {
         // A Saturday.
         let at = Time::parse("2026-11-28T09:30:00Z").unwrap().0;
         let points = [(at, 40), (at + 2 * HOUR, 10), (at + 7 * DAY, 70)];
-        let heat = Heat::of(&points, 100.0).unwrap();
+        let heat = Heat::of(&points, Some(100)).unwrap();
         assert_eq!(heat.cells[5][9], Some(0.7));
         assert_eq!(heat.cells[5][11], Some(0.1));
         assert_eq!(heat.cells[5][10], Some(0.0));
         assert!(heat.label("a limit").contains("70 % on Sat from 09:00"));
-        let day = Heat::of(&points[..2], 100.0);
+        let day = Heat::of(&points[..2], Some(100));
         assert!(day.is_none(), "two hours are too short");
-        let day = Heat::of(&[(at, 1), (at + 8 * HOUR, 1)], 100.0).unwrap();
+        let day = Heat::of(&[(at, 1), (at + 8 * HOUR, 1)], None).unwrap();
         assert_eq!(day.cells[5][8], None);
         assert_eq!(day.cells[6][9], None);
+        let grade = day.grade(day.cells[5][9]);
+        assert_eq!(grade.1, "", "nothing is a warning without a limit");
+        assert_eq!(heat.grade(Some(1.01)).1, "✖");
     }
 }

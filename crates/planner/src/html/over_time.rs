@@ -103,7 +103,10 @@ impl Panel<'_> {
                 chart::across(html, "warn-line", y(limit * 0.8));
                 chart::across(html, "limit-line", y(limit));
             }
-            chart::path(html, "use", HEIGHT, &tops);
+            match tops[..] {
+                [(_, top)] => chart::path(html, "use", HEIGHT, &[(0.0, top), (1.0, top)]),
+                _ => chart::path(html, "use", HEIGHT, &tops),
+            }
             if let Some(limit) = limit {
                 chart::label(html, "axis", 0.0, y(limit) - 4.0, "limit");
                 // Below this the words would lie on each other.

@@ -6,7 +6,7 @@ use super::{
     heat::{Heat, TOO_SHORT},
     markup::{Html, Table},
     over_time::{self, Panel},
-    page::{self, Level, badge, dollars, facts, figure, missing, none, section},
+    page::{self, Level, badge, capitalized, dollars, facts, figure, missing, none, section},
     series::amounts,
     tiers,
 };
@@ -146,7 +146,7 @@ impl<'a> PoolPage<'a> {
             }
             None => none(
                 html,
-                plan.no_forecast.as_deref().unwrap_or("There is none."),
+                &capitalized(plan.no_forecast.as_deref().unwrap_or("there is none")),
             ),
         });
     }
@@ -182,7 +182,8 @@ impl<'a> PoolPage<'a> {
             ("Binding dimension", binding),
             ("Calls", format!("{}{}", self.sign, count(plan.basis.calls))),
         ];
-        if let Some(replay) = plan.replays.last() {
+        let is_limited = plan.replayed.limits.iter().any(Option::is_some);
+        if let Some(replay) = plan.replays.last().filter(|_| is_limited) {
             let size = replay.capacity_seconds;
             found.push((
                 "Replay with pacing",
@@ -238,9 +239,8 @@ impl<'a> PoolPage<'a> {
             ),
             None => format!("The highest use of {name} in any 60 s, in % of the highest of all."),
         };
-        let most = plan.dimensions[plan.binding].peaks.rolling_minute;
-        let whole = (limit.unwrap_or(most).max(1) * scale(plan.binding)) as f64;
-        match Heat::of(points, whole) {
+        let limit = limit.map(|limit| limit.saturating_mul(scale(plan.binding)));
+        match Heat::of(points, limit) {
             Some(heat) => figure(html, title, plan.mark, &caption, |html| {
                 heat.write(html, name)
             }),
@@ -305,11 +305,16 @@ impl<'a> PoolPage<'a> {
         for (index, name) in ["Time above 50 %", "Time above 80 %", "Time above the limit"]
             .into_iter()
             .enumerate()
+            .filter(|_| {
+                plan.dimensions
+                    .iter()
+                    .any(|found| found.time_above.is_some())
+            })
         {
             rows.push([name.to_owned()].into_iter().chain(above(index)).collect());
         }
         let table = Table {
-            caption: "Amounts a minute, and the share of time above the limit",
+            caption: "Amounts a minute, and shares of time",
             head: head("Figure", &DIMENSIONS),
             rows,
         };
@@ -336,7 +341,7 @@ impl<'a> PoolPage<'a> {
         let picture = Picture::of(&found.curves, &named, report.target);
         let title = format!("Wait by limit on {name}");
         let Some(picture) = picture else {
-            missing(html, &title, "The record has too little for this figure.");
+            missing(html, &title, "Nothing waits at the limits that were tried.");
             return;
         };
         let caption = format!(

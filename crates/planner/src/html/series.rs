@@ -54,26 +54,26 @@ impl Series {
         let from = first.div_euclid(step) * step;
         let count = (last - from).max(0) / step + 1;
         let mut uses = Vec::new();
-        let (mut first, mut next, mut minute) = (0, 0, 0_u64);
+        let (mut first, mut next, mut minute) = (0, 0, 0_u128);
         for period in 0..count {
             let (start, end) = (from + period * step, from + (period + 1) * step);
             // No amount arrives at a start without a record, but earlier ones still count.
-            let mut pass = |now: i64, minute: &mut u64| {
+            let mut pass = |now: i64, minute: &mut u128| {
                 while first < points.len() && points[first].0 <= now - MINUTE {
-                    *minute -= points[first].1;
+                    *minute -= u128::from(points[first].1);
                     first += 1;
                 }
             };
             pass(start.min(last), &mut minute);
             let mut found = Use {
-                most: minute,
+                most: whole(minute),
                 sum: 0,
             };
             while let Some((at, amount)) = points.get(next).filter(|point| point.0 < end) {
-                minute += amount;
+                minute += u128::from(*amount);
                 pass(*at, &mut minute);
-                found.most = found.most.max(minute);
-                found.sum += amount;
+                found.most = found.most.max(whole(minute));
+                found.sum = found.sum.saturating_add(*amount);
                 next += 1;
             }
             uses.push(found);
@@ -101,6 +101,10 @@ impl Series {
     pub(super) fn mean(&self, found: &Use) -> f64 {
         found.sum as f64 * MINUTE as f64 / self.step as f64
     }
+}
+
+fn whole(sum: u128) -> u64 {
+    u64::try_from(sum).unwrap_or(u64::MAX)
 }
 
 /// Returns the amounts of one dimension of a pool.

@@ -97,9 +97,10 @@ fn cell(html: &mut Html, is_enough: bool, figure: &str, more: &str) {
             sign,
         );
         html.text(" ");
-        html.text(figure);
+        // On a narrow phone the sign stands above the figure, which stays in one piece.
+        html.text(&figure.replace(' ', "\u{a0}"));
         if !more.is_empty() {
-            html.leaf("small", &[], more);
+            html.leaf("small", &[], &more.replace(' ', "\u{a0}"));
         }
     });
 }
