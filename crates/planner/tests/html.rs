@@ -269,7 +269,7 @@ async fn pictures_for_the_documentation() {
         browser.open(&url).await;
         let (folder, most) = match &folder {
             Some(folder) => (folder, u64::MAX),
-            None => (&docs, 2_600),
+            None => (&docs, 2_380),
         };
         for (form, width, scheme) in [("desktop", 1_060, "light"), ("phone", 360, "dark")] {
             browser.prefer(scheme, true).await;
