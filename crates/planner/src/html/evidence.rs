@@ -9,14 +9,13 @@ use super::{
     markup::{Html, Table},
     over_time::{self, Panel},
     page::{self, Level, capitalized, facts, figure, missing, none, section},
-    series::amounts,
 };
 use crate::{
     bucket::{DIMENSIONS, scale},
     demand::{Demand, PoolDemand},
     evidence::{DimensionEvidence, Evidence},
     mark::Mark,
-    plan::{Curve, Need, curve},
+    plan::{Curve, Need, curve, points},
     rolling::Point,
     search::{Target, least_limit},
     text::{count, exact, percent, seconds},
@@ -104,7 +103,7 @@ impl<'a> EvidencePage<'a> {
         section(html, "Use", &self.source(), |html| self.uses(html));
         section(html, "Rejections", "", |html| self.rejections(html));
         section(html, "Need", &self.report.target.to_string(), |html| {
-            self.curve(html)
+            self.curve(html);
         });
         section(html, "Growth", "", |html| match &report.forecast {
             Some(found) => changes::forecast(html, found, report.dimension, self.limit()),
@@ -160,7 +159,8 @@ impl<'a> EvidencePage<'a> {
         let Some(demand) = &self.demand else {
             return;
         };
-        let points: [Vec<Point>; 3] = std::array::from_fn(|dimension| amounts(demand, dimension));
+        let points: [Vec<Point>; 3] =
+            std::array::from_fn(|dimension| points(&demand.demand, dimension));
         let whole = self
             .limit()
             .map(|limit| limit.saturating_mul(scale(self.chosen)));
@@ -174,7 +174,7 @@ impl<'a> EvidencePage<'a> {
         let title = "By hour and weekday";
         match Heat::of(&points[self.chosen], whole) {
             Some(heat) => figure(html, title, report.mark, &caption, |html| {
-                heat.write(html, name)
+                heat.write(html, name);
             }),
             None => missing(html, title, TOO_SHORT),
         }
@@ -191,7 +191,7 @@ impl<'a> EvidencePage<'a> {
             })
             .collect();
         figure(html, "Over time", report.mark, "", |html| {
-            over_time::write(html, &panels)
+            over_time::write(html, &panels);
         });
         let table = Table {
             caption: "Amounts in any 60 s, and shares of time",

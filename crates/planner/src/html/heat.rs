@@ -71,8 +71,7 @@ impl Heat {
                 }
             }
             for hour in (0..24).step_by(6) {
-                let x = NAMES + CELL * hour as f64;
-                let x = place(x);
+                let x = place(NAMES + CELL * f64::from(hour));
                 let text = format!("{hour:02}:00");
                 html.leaf(
                     "text",

@@ -7,14 +7,13 @@ use super::{
     markup::{Html, Table},
     over_time::{self, Panel},
     page::{self, Level, badge, capitalized, dollars, facts, figure, missing, none, section},
-    series::amounts,
     tiers,
 };
 use crate::{
     bucket::{DIMENSIONS, Quota, scale},
     demand::PoolDemand,
     mark::Mark,
-    plan::{DimensionPlan, Need, PlanReport, PoolPlan},
+    plan::{DimensionPlan, Need, PlanReport, PoolPlan, points},
     rolling::{Peaks, Point},
     text::{count, percent, seconds},
     traffic::Traffic,
@@ -23,34 +22,32 @@ use crate::{
 /// Returns a plan as a page. The traffic is the one that was planned.
 #[must_use]
 pub fn plan(report: &PlanReport, traffic: &Traffic) -> String {
-    let demands: Vec<PoolDemand> = report
+    let pools: Vec<(&PoolPlan, Option<PoolDemand>)> = report
         .pools
         .iter()
-        .filter_map(|plan| Some(PoolDemand::of(traffic, traffic.names.find(&plan.pool)?)))
+        .map(|plan| {
+            let pool = traffic.names.find(&plan.pool);
+            (plan, pool.map(|pool| PoolDemand::of(traffic, pool)))
+        })
         .collect();
-    let level = match report.pools.first().zip(demands.first()) {
-        Some((plan, demand)) => level(report, plan, demand),
-        None => Level::Warning,
+    let level = match pools.first() {
+        Some((plan, Some(demand))) => level(report, plan, demand),
+        _ => Level::Warning,
     };
     let (verdict, coverage) = (&report.verdict, &report.coverage);
     page::page("tower-claude plan", level, verdict, coverage, |html| {
         contents(html, report);
-        for (index, plan) in report.pools.iter().enumerate() {
-            let demand = demands
-                .iter()
-                .find(|demand| traffic.names.get(demand.pool) == plan.pool);
+        for (index, (plan, demand)) in pools.iter().enumerate() {
             let id = format!("pool-{index}");
             html.element("div", &[("class", "pool"), ("id", &id)], |html| {
-                PoolPage::new(report, plan, demand).write(html);
+                PoolPage::new(report, plan, demand.as_ref()).write(html);
             });
         }
         if !report.other_pools.is_empty() {
             section(html, "Other pools", "", |html| {
                 html.leaf("p", &[], &report.other_pools.join(", "));
-                none(
-                    html,
-                    "They are not planned here. The option --pool plans one of them.",
-                );
+                let advice = "They are not planned here. The option --pool plans one of them.";
+                none(html, advice);
             });
         }
         page::basis(html, coverage, &report.warnings);
@@ -87,7 +84,7 @@ fn contents(html: &mut Html, report: &PlanReport) {
             for (index, plan) in report.pools.iter().enumerate() {
                 let target = format!("#pool-{index}");
                 html.element("li", &[], |html| {
-                    html.leaf("a", &[("href", &target)], &plan.pool)
+                    html.leaf("a", &[("href", &target)], &plan.pool);
                 });
             }
         });
@@ -119,7 +116,7 @@ impl<'a> PoolPage<'a> {
         section(html, "Pool", &plan.pool, |html| self.facts(html));
         if let Some(demand) = self.demand {
             let points: [Vec<Point>; 3] =
-                std::array::from_fn(|dimension| amounts(demand, dimension));
+                std::array::from_fn(|dimension| points(&demand.demand, dimension));
             section(html, "Use", &self.source(), |html| {
                 self.heat(html, &points[plan.binding]);
                 self.over_time(html, &points);
@@ -131,7 +128,7 @@ impl<'a> PoolPage<'a> {
             self.needs(html);
         });
         section(html, "Tiers", "", |html| {
-            tiers::write(html, self.report, plan)
+            tiers::write(html, self.report, plan);
         });
         if !plan.what_ifs.is_empty() {
             section(html, "What if", "", |html| changes::what_ifs(html, plan));
@@ -242,7 +239,7 @@ impl<'a> PoolPage<'a> {
         let limit = limit.map(|limit| limit.saturating_mul(scale(plan.binding)));
         match Heat::of(points, limit) {
             Some(heat) => figure(html, title, plan.mark, &caption, |html| {
-                heat.write(html, name)
+                heat.write(html, name);
             }),
             None => missing(html, title, TOO_SHORT),
         }
@@ -264,7 +261,8 @@ impl<'a> PoolPage<'a> {
     }
 
     fn peaks(&self, html: &mut Html) {
-        let rows: [(&str, fn(&Peaks) -> u64); 6] = [
+        type Figure = fn(&Peaks) -> u64;
+        let rows: [(&str, Figure); 6] = [
             ("p95 of clock minutes", |peaks| peaks.minute_p95),
             ("Highest clock minute (as in the Console)", |peaks| {
                 peaks.clock_minute
@@ -277,7 +275,7 @@ impl<'a> PoolPage<'a> {
             ("Highest second × 60", |peaks| peaks.one_second),
         ];
         let plan = self.plan;
-        let figures = |figure: fn(&Peaks) -> u64| {
+        let figures = |figure: Figure| {
             plan.dimensions
                 .iter()
                 .map(move |found| count(figure(&found.peaks)))
@@ -361,7 +359,8 @@ impl<'a> PoolPage<'a> {
             return;
         };
         let target = self.report.target.to_string();
-        let rows: [(&str, fn(&Need) -> Option<u64>); 3] = [
+        type Figure = fn(&Need) -> Option<u64>;
+        let rows: [(&str, Figure); 3] = [
             ("no wait", |need| need.without_wait),
             (&target, |need| need.for_target),
             ("every wait ≤ 30 s", |need| need.within_30_seconds),
@@ -381,8 +380,8 @@ impl<'a> PoolPage<'a> {
                 });
                 for (index, dimension) in plan.dimensions.iter().enumerate() {
                     // The server counts output while it is produced, which the replay cannot know.
-                    let is_lone = index == 2 && plan.mark == Mark::Exact;
-                    let sign = if is_lone { "~" } else { "" };
+                    let is_estimate = index == 2 && plan.mark == Mark::Exact;
+                    let sign = if is_estimate { "~" } else { "" };
                     let columns = (first.needs.len() + 1).to_string();
                     html.element("tbody", &[], |html| {
                         html.element("tr", &[("class", "group")], |html| {

@@ -1,8 +1,6 @@
 //! The use of a dimension over time.
 
 use crate::{
-    demand::PoolDemand,
-    plan::points,
     rolling::Point,
     time::{DAY, HOUR, MINUTE, SECOND},
 };
@@ -105,11 +103,6 @@ impl Series {
 
 fn whole(sum: u128) -> u64 {
     u64::try_from(sum).unwrap_or(u64::MAX)
-}
-
-/// Returns the amounts of one dimension of a pool.
-pub(super) fn amounts(pool: &PoolDemand, dimension: usize) -> Vec<Point> {
-    points(&pool.demand, dimension)
 }
 
 #[cfg(test)]
