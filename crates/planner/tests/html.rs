@@ -103,7 +103,7 @@ impl Log {
         let prompt = size / 4 + (size as f64 * self.random.f64().powi(3)) as u64;
         let (read, output) = (prompt / 3, 100 + self.random.u64(0..900));
         let until = at + 2.0 + output as f64 / 60.0;
-        let wait = if number % 41 == 0 { 1.5 } else { 0.0 };
+        let wait = if number.is_multiple_of(41) { 1.5 } else { 0.0 };
         let limits = "{\"requests\":{\"limit\":5000},\"input_tokens\":{\"limit\":2000000},\
                       \"output_tokens\":{\"limit\":400000}}";
         let head = format!(
@@ -111,7 +111,7 @@ impl Log {
              \"tag\":\"{tag}\",\"input\":{},\"cache_read\":{read}",
             prompt - read
         );
-        let refused = number % 197 == 0;
+        let refused = number.is_multiple_of(197);
         let mut add = |line: String| {
             self.text.push_str(&line);
             self.text.push('\n');

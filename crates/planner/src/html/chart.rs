@@ -200,7 +200,10 @@ mod tests {
             let marks = time_marks(from, from + span);
             marks.into_iter().map(|mark| mark.1).collect()
         };
-        assert_eq!(texts(57 * MINUTE), ["09:15", "09:30", "09:45", "10:00"]);
+        assert_eq!(
+            texts(48 * MINUTE),
+            ["09:20", "09:30", "09:40", "09:50", "10:00"]
+        );
         assert_eq!(texts(2 * DAY), ["12:00", "29 Nov", "12:00", "30 Nov"]);
         assert_eq!(texts(4 * DAY), ["29 Nov", "30 Nov", "1 Dec", "2 Dec"]);
         for span in [0, 1, 365 * DAY, 100_000 * DAY] {
