@@ -13,7 +13,7 @@ use crate::{
     limits::{self, Known, LimitTable},
     mark::Mark,
     plan::{chosen_pools, in_units, points},
-    replay::Summary,
+    replay::paced,
     rolling::{Peaks, Point, percentile, rolling_minutes},
     search::{Target, least_limit},
     text::{Lines, count, coverage, exact, percent, seconds, span},
@@ -186,12 +186,7 @@ pub fn evidence(traffic: &Traffic, options: &EvidenceOptions) -> Result<Evidence
             limits: in_force.map(|limit| limit.map(|limit| (limit as f64 / options.growth) as u64)),
             burst,
         };
-        let mut waits = Vec::with_capacity(demand.len());
-        bucket::replay(demand, &quota, true, |_, wait| {
-            waits.push(wait);
-            true
-        });
-        Summary::of(&waits).wait_p95
+        paced(demand, &quota).wait_p95
     });
     let limited = in_force[chosen].map(|limit| limit.saturating_mul(bucket::scale(chosen)));
     let (growth, no_forecast) = match forecast(&points(demand, chosen), limited) {

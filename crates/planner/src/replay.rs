@@ -10,7 +10,7 @@ use tower_claude_limiter::{
 };
 
 use crate::{
-    bucket::{Quota, Wait, scale},
+    bucket::{self, Quota, Wait, scale},
     demand::Demand,
     rolling::percentile,
 };
@@ -236,4 +236,14 @@ impl Summary {
         let most = (0..3).max_by_key(|index| (self.binding[*index], std::cmp::Reverse(*index)))?;
         (self.binding[most] > 0).then_some(most)
     }
+}
+
+/// Returns the waits with pacing, by the fast arithmetic.
+pub(crate) fn paced(demand: &[Demand], quota: &Quota) -> Summary {
+    let mut waits = Vec::with_capacity(demand.len());
+    bucket::replay(demand, quota, true, |_, wait| {
+        waits.push(wait);
+        true
+    });
+    Summary::of(&waits)
 }

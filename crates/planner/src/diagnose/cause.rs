@@ -2,6 +2,11 @@
 
 use serde::Serialize;
 
+use crate::time::SECOND;
+
+/// The shortest wait of a slow call.
+pub(crate) const SLOW: i64 = SECOND;
+
 /// The cause of a rejection or of a slow call, in the order in which they are tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -1,6 +1,6 @@
 //! The causes of rejections and slow calls.
 
-mod cause;
+pub(crate) mod cause;
 mod pool;
 
 use std::collections::BTreeMap;
@@ -10,15 +10,12 @@ use serde::Serialize;
 use crate::{
     limits::{self, LimitTable},
     mark::Mark,
-    time::{MINUTE, SECOND, Time},
+    time::{MINUTE, Time},
     traffic::{Coverage, NameId, Row, Traffic},
 };
 
 pub use self::cause::Cause;
 use self::pool::Pool;
-
-/// The shortest wait of a slow call.
-pub(crate) const SLOW: i64 = SECOND;
 
 /// The most request ids of a finding.
 const MOST_IDS: usize = 20;

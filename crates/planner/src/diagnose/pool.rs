@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Cause, SLOW};
+use super::cause::{Cause, SLOW};
 use crate::{
     limits::PoolLimits,
     mark::Mark,

@@ -2,12 +2,13 @@
 
 use tower_claude_wire::ModelCatalog;
 
-use super::{EventResult, WhatIfResult, paced};
+use super::report::{EventResult, WhatIfResult};
 use crate::{
     bucket::{DIMENSIONS, Quota},
     demand::{Demand, PoolDemand},
     event::{self, Event},
     money,
+    replay::paced,
     search::{Target, least_limit},
     traffic::Traffic,
     what_if::WhatIf,

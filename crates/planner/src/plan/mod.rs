@@ -16,7 +16,7 @@ use crate::{
     limits::{self, Known, LimitTable, PoolLimits, TIERS},
     mark::Mark,
     money,
-    replay::{self, Summary},
+    replay::{self, Summary, paced},
     rolling::{Peaks, Point, minute_sums, rolling_minutes},
     search::{Target, least_limit},
     time::{HOUR, MINUTE, SECOND, Time, WEEK},
@@ -424,16 +424,6 @@ pub(crate) fn curve(demand: &[Demand], dimension: usize, need: &Need) -> Curve {
         capacity_seconds: need.capacity_seconds,
         points,
     }
-}
-
-/// Returns the waits with pacing.
-fn paced(demand: &[Demand], quota: &Quota) -> Summary {
-    let mut waits = Vec::with_capacity(demand.len());
-    bucket::replay(demand, quota, true, |_, wait| {
-        waits.push(wait);
-        true
-    });
-    Summary::of(&waits)
 }
 
 /// Returns the dimension whose need comes closest to its limit.
