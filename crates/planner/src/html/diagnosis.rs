@@ -7,7 +7,7 @@ use super::{
     series::Series,
 };
 use crate::{
-    diagnose::{Diagnosis, Finding, SLOW},
+    diagnose::{Diagnosis, Finding, cause::SLOW},
     mark::Mark,
     rolling::Point,
     text::{exact, percent},
