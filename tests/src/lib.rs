@@ -27,6 +27,7 @@
 //! | leaks | [`Alive`] |
 //! | limiter layers | [`limiting`] |
 //! | Redis servers | `redis`, on Unix |
+//! | pages | `browser`, with the feature `browser`, on Unix |
 //!
 //! The compiler does some of the checks. This layer fits an axum router:
 //!
@@ -103,6 +104,8 @@ mod alive;
 pub mod api;
 mod body;
 mod borrowed;
+#[cfg(all(unix, feature = "browser"))]
+pub mod browser;
 mod clock;
 pub mod contract;
 mod error;

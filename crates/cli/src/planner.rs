@@ -8,7 +8,7 @@ mod progress;
 use std::{
     fs,
     io::{self, BufWriter, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -18,6 +18,7 @@ use tower_claude_planner::{
     diagnose::diagnose,
     event::Event,
     evidence::{EvidenceOptions, evidence},
+    html,
     limits::LimitTable,
     plan::{PlanOptions, plan},
     read::Format,
@@ -74,7 +75,7 @@ pub(crate) struct Plan {
     /// length. Repeat it for more.
     #[arg(long, value_name = "\"TIME FACTORx LENGTH\"")]
     event: Vec<Event>,
-    /// Writes plan.txt and plan.json into this folder as well.
+    /// Writes plan.txt, plan.json and the page plan.html into this folder as well.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Prints JSON.
@@ -123,12 +124,8 @@ impl Plan {
         let report = plan(&traffic, &options, &mut step).map_err(Failure::Input)?;
         progress.end();
         if let Some(folder) = &self.out {
-            fs::create_dir_all(folder).map_err(|error| Failure::write(folder, &error))?;
-            let json = to_json(&report)?;
-            for (name, text) in [("plan.txt", report.text()), ("plan.json", json)] {
-                let path = folder.join(name);
-                fs::write(&path, text).map_err(|error| Failure::write(&path, &error))?;
-            }
+            let page = html::plan(&report, &traffic);
+            write(folder, "plan", &report, &report.text(), &page)?;
         }
         print(self.json, &report, report.text())
     }
@@ -155,6 +152,9 @@ pub(crate) struct Diagnose {
     /// The limits, as for `plan`.
     #[arg(long, value_name = "tier:NAME|FILE|api")]
     limits: Option<String>,
+    /// Writes diagnosis.txt, diagnosis.json and the page diagnosis.html into this folder as well.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
     /// Prints JSON.
     #[arg(long)]
     json: bool,
@@ -168,6 +168,10 @@ impl Diagnose {
         let traffic = self.inputs.read(&progress)?;
         progress.end();
         let report = diagnose(&traffic, limits.as_ref(), self.at).map_err(Failure::Input)?;
+        if let Some(folder) = &self.out {
+            let page = html::diagnosis(&report, &traffic);
+            write(folder, "diagnosis", &report, &report.text(), &page)?;
+        }
         print(self.json, &report, report.text())
     }
 }
@@ -206,6 +210,9 @@ pub(crate) struct Evidence {
     /// Something that was already done, in your words. Repeat it for more.
     #[arg(long, value_name = "TEXT")]
     done: Vec<String>,
+    /// Writes evidence.txt, evidence.json and the page evidence.html into this folder as well.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
     /// Prints JSON.
     #[arg(long)]
     json: bool,
@@ -234,6 +241,10 @@ impl Evidence {
         options.target = self.target;
         options.done = self.done;
         let report = evidence(&traffic, &options).map_err(Failure::Input)?;
+        if let Some(folder) = &self.out {
+            let page = html::evidence(&report, &traffic);
+            write(folder, "evidence", &report, &report.text(), &page)?;
+        }
         print(self.json, &report, report.text())
     }
 }
@@ -345,6 +356,23 @@ fn parse_count(text: &str) -> Result<u64, String> {
         .contains(&count)
         .then_some(count as u64)
         .ok_or_else(error)
+}
+
+/// Writes a report into a folder, which is made.
+fn write(
+    folder: &Path,
+    name: &str,
+    report: &impl Serialize,
+    text: &str,
+    page: &str,
+) -> Result<(), Failure> {
+    fs::create_dir_all(folder).map_err(|error| Failure::write(folder, &error))?;
+    let json = to_json(report)?;
+    for (kind, content) in [("txt", text), ("json", &json), ("html", page)] {
+        let path = folder.join(format!("{name}.{kind}"));
+        fs::write(&path, content).map_err(|error| Failure::write(&path, &error))?;
+    }
+    Ok(())
 }
 
 fn to_json(report: &impl Serialize) -> Result<String, Failure> {

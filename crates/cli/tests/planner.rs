@@ -189,7 +189,7 @@ fn first_line_is_the_verdict_and_json_has_the_same() {
 }
 
 #[test]
-fn out_writes_the_plan_into_a_folder() {
+fn out_writes_reports_and_pages_into_a_folder() {
     let folder = Folder::new("out");
     let output = folder.run(&["plan", "events.jsonl", "--out", "plan"]);
     assert!(output.status.success(), "{}", text(&output.stderr));
@@ -197,6 +197,20 @@ fn out_writes_the_plan_into_a_folder() {
     assert_eq!(written, text(&output.stdout));
     let json = fs::read_to_string(folder.0.join("plan/plan.json")).unwrap();
     serde_json::from_str::<serde_json::Value>(&json).unwrap();
+    let page = fs::read_to_string(folder.0.join("plan/plan.html")).unwrap();
+    assert!(page.starts_with("<!doctype html>"), "{page}");
+    for (name, arguments) in [
+        ("diagnosis", &["diagnose"][..]),
+        ("evidence", &["evidence", "--pool", "sonnet-5.5"]),
+    ] {
+        let rest = ["events.jsonl", "--out", "plan"];
+        let output = folder.run(&[arguments, &rest].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let written = fs::read_to_string(folder.0.join(format!("plan/{name}.txt"))).unwrap();
+        assert_eq!(written, text(&output.stdout));
+        let page = fs::read_to_string(folder.0.join(format!("plan/{name}.html"))).unwrap();
+        assert!(page.ends_with("</html>\n"), "{page}");
+    }
     // A file in the place of the folder.
     let failed = folder.run(&["plan", "events.jsonl", "--out", "events.jsonl"]);
     assert_eq!(failed.status.code(), Some(1));

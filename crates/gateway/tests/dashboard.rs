@@ -2,11 +2,12 @@
 
 mod common;
 
-use std::{path::Path, process::Stdio};
+use std::path::Path;
 
-use common::{STREAM_REQUEST, TestGateway, browser::Browser, config, send};
+use common::{STREAM_REQUEST, TestGateway, config, send};
 use http::Request;
 use tower_claude_fake_claude::{FakeClaude, FakeServer, Fault, GroupLimits};
+use tower_claude_tests::browser::{Browser, LOW_CONTRAST};
 
 const TAB: char = '\u{E004}';
 const ENTER: char = '\u{E007}';
@@ -30,35 +31,6 @@ async fn start() -> (FakeClaude, FakeServer, TestGateway) {
     ));
     (fake, server, TestGateway::new(config).await)
 }
-
-/// Returns the texts with too little contrast for people with weak eyes (WCAG 2, level AA).
-const LOW_CONTRAST: &str = r#"
-const channel = (value) => value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
-const parse = (text) => {
-  const numbers = text.match(/[\d.]+/g).map(Number);
-  const scale = text.startsWith("color") ? 1 : 255;
-  return { rgb: numbers.slice(0, 3).map((value) => value / scale), alpha: numbers[3] ?? 1 };
-};
-const light = (rgb) => 0.2126 * channel(rgb[0]) + 0.7152 * channel(rgb[1]) + 0.0722 * channel(rgb[2]);
-const behind = (element) => {
-  const layers = [];
-  for (let at = element; at; at = at.parentElement) {
-    layers.push(parse(getComputedStyle(at).backgroundColor));
-    if (layers.at(-1).alpha === 1) break;
-  }
-  return layers.reverse().reduce((under, over) => under.map((value, i) => value * (1 - over.alpha) + over.rgb[i] * over.alpha), [1, 1, 1]);
-};
-const low = [];
-const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-while (walker.nextNode()) {
-  const element = walker.currentNode.parentElement;
-  if (!walker.currentNode.data.trim() || ["SCRIPT", "STYLE", "NOSCRIPT"].includes(element.tagName)) continue;
-  const [a, b] = [light(parse(getComputedStyle(element).color).rgb), light(behind(element))];
-  const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-  if (ratio < 4.5) low.push(`${walker.currentNode.data}: ${ratio.toFixed(2)}`);
-}
-return low;
-"#;
 
 #[tokio::test]
 async fn engineer_sees_the_binding_limit_and_the_incident() {
@@ -239,15 +211,7 @@ async fn pictures_of_a_running_dashboard() {
         ("phone-dark", 390, "dark"),
     ] {
         browser.prefer(scheme, true).await;
-        let picture = browser.picture(width).await;
-        let mut decode = std::process::Command::new("base64")
-            .arg("-d")
-            .stdin(Stdio::piped())
-            .stdout(std::fs::File::create(docs.join(format!("dashboard-{name}.png"))).unwrap())
-            .spawn()
-            .unwrap();
-        let input = decode.stdin.take().unwrap();
-        std::io::Write::write_all(&mut { input }, picture.as_bytes()).unwrap();
-        assert!(decode.wait().unwrap().success());
+        let path = docs.join(format!("dashboard-{name}.png"));
+        browser.write_picture(width, u64::MAX, &path).await;
     }
 }

@@ -85,6 +85,8 @@ pub struct Evidence {
     /// The least limit for the target with pacing, with the smallest buckets that the record
     /// allows.
     pub need: Option<u64>,
+    /// The target of the need.
+    pub target: Target,
     /// The time in which the buckets of the need fill, in seconds.
     pub capacity_seconds: u64,
     /// The reasoning.
@@ -206,6 +208,7 @@ pub fn evidence(traffic: &Traffic, options: &EvidenceOptions) -> Result<Evidence
         mark: Mark::exact_if(found.basis.is_exact()),
         ask,
         need,
+        target: options.target,
         capacity_seconds: burst.as_secs(),
         reasoning: String::new(),
         rejections,

@@ -7,7 +7,7 @@
 //! * [`replay`] sends it through the limiter of the layers in virtual time, and [`bucket`] does the
 //!   same as fast arithmetic, for the [`search`] of the least limit.
 //! * [`plan`], [`diagnose`] and [`evidence`] return reports: plain data that serde writes as JSON,
-//!   with a `text()` of at most 40 lines.
+//!   with a `text()` of at most 40 lines. [`html`] draws them as pages.
 //!
 //! Nothing reads a clock, a file or the network.
 #![forbid(unsafe_code)]
@@ -19,6 +19,7 @@ pub mod diagnose;
 pub mod event;
 pub mod evidence;
 pub mod forecast;
+pub mod html;
 pub mod limits;
 mod mark;
 mod money;

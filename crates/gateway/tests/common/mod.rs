@@ -1,7 +1,6 @@
 //! An upstream that records and answers as scripted, a gateway in front of it, and a client.
 #![allow(dead_code, reason = "each test file uses a part")]
 
-pub(crate) mod browser;
 #[cfg(target_os = "linux")]
 pub(crate) mod process;
 pub(crate) mod prometheus;

@@ -398,7 +398,7 @@ fn hour_peaks(points: &[Point], scale: u64) -> Vec<HourPeak> {
 const CURVE_POINTS: u32 = 12;
 
 /// Returns the waits at limits from the half of what the target needs to the one without waits.
-fn curve(demand: &[Demand], dimension: usize, need: &Need) -> Curve {
+pub(crate) fn curve(demand: &[Demand], dimension: usize, need: &Need) -> Curve {
     let burst = Duration::from_secs(need.capacity_seconds);
     let ends = need
         .for_target
