@@ -9,6 +9,7 @@ use std::{
 
 use tower_claude_gateway::{PlanInput, PlanPage};
 use tower_claude_planner::{
+    html,
     plan::{PlanOptions, plan},
     read::{Format, ReadError, read},
     time::Time,
@@ -37,14 +38,13 @@ pub(crate) fn render(input: &PlanInput) -> Result<PlanPage, String> {
     }
     let traffic = builder.build();
     let traffic = traffic.ok_or("the event log has no request of the last 24 hours")?;
-    let report = plan(&traffic, &PlanOptions::default(), &mut |_, _| {})?;
-    let mut text = report.text();
+    let mut report = plan(&traffic, &PlanOptions::default(), &mut |_, _| {})?;
     if left_out > 0 {
-        text.push_str(&format!(
-            "\nThe log is large: {left_out} older files were not read.\n"
-        ));
+        let warning = format!("The log is large: {left_out} older files were not read.");
+        report.warnings.push(warning);
     }
-    Ok(PlanPage::new("text/plain; charset=utf-8", text))
+    let page = html::plan(&report, &traffic);
+    Ok(PlanPage::new("text/html; charset=utf-8", page))
 }
 
 fn time(at: SystemTime) -> Time {
