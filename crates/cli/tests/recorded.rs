@@ -182,9 +182,14 @@ async fn serve_with_a_log_shows_the_plan_of_its_own_traffic() {
     };
     message(&address);
     // The writer is another thread.
-    while std::fs::metadata(log.path()).unwrap().len() == 0 {
-        std::thread::yield_now();
+    let is_written = || std::fs::metadata(log.path()).unwrap().len() > 0;
+    for _ in 0..10_000 {
+        if is_written() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
     }
+    assert!(is_written(), "no row after ten seconds");
     let answer = plan();
     assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
     assert!(answer.contains("sonnet-5.5"), "{answer}");
