@@ -187,7 +187,7 @@ async fn serve_with_a_log_shows_the_plan_of_its_own_traffic() {
         if is_written() {
             break;
         }
-        std::thread::sleep(std::time::Duration::from_millis(1));
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
     assert!(is_written(), "no row after ten seconds");
     let answer = plan();

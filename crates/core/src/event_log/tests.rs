@@ -428,11 +428,16 @@ fn rows_over_the_buffer_are_lost_and_counted_in_a_row() {
     assert_eq!(last["t_end"], "2026-11-28T09:12:12.250000Z");
 }
 
-/// Waits for another thread. The test fails by its own timeout.
+/// Waits for another thread, for a minute at most.
+#[expect(clippy::disallowed_methods, reason = "a test waits for another thread")]
 fn wait_until(is_so: impl Fn() -> bool) {
-    while !is_so() {
-        thread::yield_now();
+    for _ in 0..60_000 {
+        if is_so() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(1));
     }
+    panic!("nothing happens");
 }
 
 #[test]
