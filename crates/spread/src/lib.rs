@@ -104,7 +104,7 @@
 //!   answer counts.
 //! - The estimate of limits orders targets only. Put a limiter inside to keep to limits.
 //! - At most 10,000 calls wait. Per target, 4,096 cached prefixes and 256 groups of models are
-//!   known.
+//!   known, with a group for each caller where the target takes the credentials of callers.
 #![forbid(unsafe_code)]
 
 mod accounts;

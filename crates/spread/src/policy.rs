@@ -312,6 +312,7 @@ impl SpreadPolicy {
         }
         facts.max_tokens = peek.and_then(Peek::max_tokens);
         facts.fast = fast;
+        facts.caller = salt;
         // Of a model that is not listed nothing is known.
         let binds = model.capabilities.binds_thinking_to_account;
         facts.binds_account = !counts && (binds == Some(true) || !model.known);
