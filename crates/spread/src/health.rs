@@ -1,4 +1,4 @@
-//! What attempts showed about the targets: failures, cool-downs and probes.
+//! The health of targets: failures, cool-downs and probes.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -116,7 +116,7 @@ impl Course {
             })
         };
         match kind {
-            // A 429 comes at once, so a second tells whether a request was admitted.
+            // A 429 comes at once, so a second without one means that the request was admitted.
             Kind::RateLimited | Kind::RampLimited => course(1, 1, 30, 1),
             Kind::Overloaded
             | Kind::ServerError

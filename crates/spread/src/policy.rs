@@ -57,7 +57,7 @@ pub struct SpreadAttempt {
     state: Option<Box<AttemptState>>,
 }
 
-/// What a call has shown so far. It is kept in the record of the call.
+/// The states of all spread layers of one call. They are kept in the record of the call.
 #[derive(Default)]
 struct SpreadCalls(Mutex<Vec<Arc<Mutex<CallState>>>>);
 

@@ -151,7 +151,7 @@ impl Reason {
     }
 }
 
-/// What a call has shown about a target.
+/// The result of a target in one call so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Tried {
@@ -445,7 +445,7 @@ impl Spreader {
                     until: unavailable.until,
                 };
             }
-            // A guess must not reject a request. The word of the server does.
+            // Only a pause that the server has asked for rejects a request, and never a guess.
             if unavailable.is_explicit {
                 return Choice::None {
                     retry_after: Some(unavailable.until.saturating_duration_since(now)),
