@@ -131,7 +131,7 @@ pub(crate) fn describe_events(head: &mut Parts, metrics: ReportedMetrics) {
     head.extensions.insert(metrics);
 }
 
-/// Says in a response where it was served, and what was lost.
+/// Sets the headers and extensions that name the target of a response and the losses.
 pub(crate) fn label(
     headers: &mut HeaderMap,
     extensions: &mut Extensions,

@@ -127,15 +127,19 @@ impl Attempt {
         Authorized::Request(Box::new(request))
     }
 
-    /// Drops the credential that was sent. Returns true if the request should be sent again with
-    /// another one.
+    /// Drops the first credential that was sent. Returns true if the request should be sent again
+    /// with another one.
     pub(crate) fn reject_credential(&mut self) -> bool {
-        let Some(authorize) = &self.authorize else {
+        // The second credential is a new one, so that its age is not the reason. It stays, or a
+        // server that rejects all of them would cause two fetches for each request.
+        let authorize = self.authorize.as_ref().filter(|_| !self.reauthorized);
+        let Some(authorize) = authorize else {
             return false;
         };
         let has_another = authorize.reject(self.number);
         // A stream cannot be sent again.
-        has_another && !self.is_stream && !std::mem::replace(&mut self.reauthorized, true)
+        self.reauthorized = has_another && !self.is_stream;
+        self.reauthorized
     }
 
     /// Returns true if the request can get another signature. A stream was taken by the first one.

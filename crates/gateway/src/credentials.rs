@@ -74,11 +74,9 @@ fn aws(config: &TargetConfig, target: &Target) -> Result<Option<Arc<dyn Authoriz
         let command = command.clone();
         async move { process_credentials(&run(&command).await?) }
     };
-    Ok(Some(Arc::new(SigV4::new(
-        source,
-        service,
-        target.location(),
-    ))))
+    let signer = SigV4::new(source, service, target.location());
+    // The host decides about the service, because a private endpoint may serve either API.
+    Ok(Some(Arc::new(signer.for_target(target))))
 }
 
 /// Reads what a [`credential_process`] prints.
@@ -170,6 +168,37 @@ mod tests {
         assert!(missing.to_string().contains("no-such-program"), "{missing}");
         assert!(run(&[]).await.is_err());
         assert!(run(&shell("head -c 200000 /dev/zero")).await.is_err());
+    }
+
+    #[cfg(feature = "bedrock")]
+    #[tokio::test]
+    async fn private_endpoint_of_the_runtime_gets_signatures_for_the_runtime() {
+        use tower_claude::cloud::Authorization;
+
+        let host = "https://vpce-1.bedrock-runtime.us-east-1.vpce.amazonaws.com";
+        let printed = r#"{"Version":1,"AccessKeyId":"AKID","SecretAccessKey":"secret"}"#;
+        let config = TargetConfig {
+            platform: crate::target_config::PlatformName::BedrockMessages,
+            location: "us-east-1".to_owned(),
+            url: Some(host.to_owned()),
+            credentials_command: ["echo", printed].map(str::to_owned).to_vec(),
+            ..TargetConfig::default()
+        };
+        let target = config.target("").unwrap();
+        let signer = authorize(&config, &target).unwrap().unwrap();
+        let request = http::Request::post(format!("{host}/anthropic/v1/messages"));
+        let (mut head, ()) = request.body(()).unwrap().into_parts();
+        let now = std::time::SystemTime::now();
+        let body = bytes::Bytes::new();
+        let Authorization::Wait(wait) = signer.authorize(&mut head, &body, now) else {
+            panic!("the command has not run yet");
+        };
+        wait.await.unwrap();
+        let signed = signer.authorize(&mut head, &body, now);
+        assert!(matches!(signed, Authorization::Done(_)), "{signed:?}");
+        let signature = head.headers[http::header::AUTHORIZATION].to_str().unwrap();
+        let scope = "/us-east-1/bedrock/aws4_request";
+        assert!(signature.contains(scope), "{signature}");
     }
 
     #[cfg(feature = "bedrock")]

@@ -30,7 +30,8 @@ pub struct TargetConfig {
     /// The inference profile of Bedrock's `InvokeModel`: `us`, `eu`, `jp`, `au`, `apac`, `us-gov` or
     /// `global`. Default: none, which newer models do not accept.
     pub profile: Option<String>,
-    /// The name, for logs and metrics. Default: the platform with its location. Names are unique.
+    /// The name, for logs and metrics. Default: the platform with its location. Names are unique,
+    /// and none is the profile or the location of a target.
     pub name: Option<String>,
     /// The account that owns the target, to which the thinking of some models is bound. Default: one
     /// for each of the Claude API, AWS, and each project on Google Cloud.
@@ -228,6 +229,11 @@ impl TargetLimitsConfig {
 /// Reports every error of the targets of an upstream with its field.
 pub(crate) fn check(targets: &[TargetConfig], url: &str, report: &mut dyn FnMut(String, String)) {
     let mut names = HashSet::new();
+    let areas = targets.iter().filter_map(|config| {
+        let target = config.target(url).ok()?;
+        Some(config.spread_target(target).area().to_owned())
+    });
+    let areas: HashSet<String> = areas.collect();
     for (index, config) in targets.iter().enumerate() {
         let mut of = |name: &str, message: String| {
             report(format!("targets[{index}].{name}"), message);
@@ -237,6 +243,13 @@ pub(crate) fn check(targets: &[TargetConfig], url: &str, report: &mut dyn FnMut(
         };
         if !names.insert(target.name().to_owned()) {
             of("name", format!("{:?} is not unique", target.name()));
+        }
+        // A list of the allowed targets has names and areas, so that one could allow another.
+        if areas.contains(target.name()) {
+            of(
+                "name",
+                format!("{:?} is the area of a target", target.name()),
+            );
         }
     }
 }

@@ -197,6 +197,11 @@ fn errors_of_targets_name_line_and_field() {
             "targets[1].name: \"claude-api\" is not unique",
         ),
         (
+            "name = \"eu\"\n[[upstreams.targets]]\nplatform = \"vertex\"\nproject = \"p\"\n\
+             location = \"eu\"\nkey = \"k\"",
+            "targets[0].name: \"eu\" is the area of a target",
+        ),
+        (
             "platform = \"vertex\"\nproject = \"p\"\nlocation = \"us\"\nkey = \"k\"\n\
              url = \"https://host/path\"",
             "targets[0].url: \"https://host/path\" has a path",

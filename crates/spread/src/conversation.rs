@@ -15,8 +15,8 @@ use tower_claude_wire::{
     BlockKind, Effort, Fields, Model, Prompt, PromptBlock, PromptPart, text_bytes,
 };
 
-/// The key of the hashes that are remembered. It is random for each process, so that nobody can
-/// make a prompt that is taken for another one.
+/// The key of the hashes that are remembered. It is random for each process, so that no caller
+/// can make a prompt that is taken for another one.
 static HASH_KEY: LazyLock<SeedableRandomState> = LazyLock::new(|| {
     let seed = std::hash::RandomState::new().hash_one("spread");
     SeedableRandomState::with_seed(seed, SharedSeed::global_random())
@@ -120,7 +120,7 @@ impl Conversation {
             });
         });
         let last = prefixes.len().checked_sub(1)?;
-        // An inner layer may mark the prompt. What the server reads tells if it did.
+        // An inner layer may mark the prompt. The usage in the response shows whether it did.
         let longest = keeps.iter().flatten().copied().chain(prompt.automatic());
         let usual = longest.max().unwrap_or(USUAL_LIFETIME);
         for at in ends.into_iter().flatten().chain([last]) {
@@ -179,7 +179,7 @@ struct Chain<'a> {
     prompt: &'a Prompt<'a>,
     effort: Option<&'static str>,
     part: PromptPart,
-    /// What the server's cache distinguishes: model, speed, settings and content.
+    /// The hash of all that the server's cache distinguishes: model, speed, settings and content.
     hash: u64,
     /// The content alone. A changed setting makes no other conversation.
     content: u64,

@@ -12,7 +12,7 @@ use crate::options::TargetLimits;
 
 /// The share of the last minute's use to which a 429 cuts a learned limit.
 const CUT: f64 = 0.85;
-/// The growth of a learned limit in a minute in which it is used.
+/// The growth of a learned limit in a minute in which it is used. What is used beyond it replaces it.
 const GROWTH: f64 = 0.02;
 /// The used share of a learned limit from which on it grows.
 const BUSY: f64 = 0.8;
@@ -24,6 +24,8 @@ const LEAST_LEARNED: f64 = 1_000.0;
 const SLOTS: usize = 6;
 /// The length of one slot in seconds.
 const SLOT: u64 = 10;
+/// The length of the window.
+const WINDOW: Duration = Duration::from_secs(SLOT * SLOTS as u64);
 const MINUTE: f64 = 60.0;
 
 /// The use of limits by one request.
@@ -219,6 +221,10 @@ impl Headroom {
         };
         let since = now.saturating_duration_since(learned.grown_at);
         learned.grown_at = now;
+        // The whole window lies after the 429, so the target has admitted all of this.
+        if now.saturating_duration_since(learned.cut_at) >= WINDOW {
+            learned.bucket.limit = learned.bucket.limit.max(used);
+        }
         if used >= BUSY * learned.bucket.limit {
             let minutes = (since.as_secs_f64() / MINUTE).min(1.0);
             learned.bucket.limit *= 1.0 + GROWTH * minutes;

@@ -1,4 +1,4 @@
-//! What attempts showed about the targets: failures, cool-downs and probes.
+//! The health of targets: failures, cool-downs and probes.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -41,23 +41,55 @@ impl Part {
     }
 }
 
-/// A model on a target.
+/// A model on a target, for one caller.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place<'a> {
     pub(crate) target: usize,
+    /// The credential of the caller, as a hash. 0 for a target that has a credential of its own.
+    pub(crate) caller: u64,
     pub(crate) group: &'a Arc<str>,
     pub(crate) model: &'a Arc<str>,
 }
 
-impl Place<'_> {
-    /// Returns the keys of all parts that concern the place.
-    fn parts(&self) -> [(usize, Part); 3] {
-        [
-            Part::All,
-            Part::Group(self.group.clone()),
-            Part::Model(self.model.clone()),
-        ]
-        .map(|part| (self.target, part))
+/// The target, the caller or 0 for all callers, and the part.
+type Key = (usize, u64, Part);
+
+impl<'a> Place<'a> {
+    /// Returns the keys of all parts that concern the place: those of all callers, and those of
+    /// this one.
+    fn keys(self) -> impl Iterator<Item = Key> + use<'a> {
+        let own = (self.caller != 0).then_some(self.caller);
+        [Some(0), own]
+            .into_iter()
+            .flatten()
+            .flat_map(move |caller| {
+                [
+                    Part::All,
+                    Part::Group(self.group.clone()),
+                    Part::Model(self.model.clone()),
+                ]
+                .map(|part| (self.target, caller, part))
+            })
+    }
+
+    /// Returns the key of the part to which a failure belongs. `None` if it is that of the request.
+    fn key_of(&self, class: &Class) -> Option<Key> {
+        let part = match class.reach {
+            Reach::Credential => Part::All,
+            Reach::Group => Part::Group(self.group.clone()),
+            Reach::Model => Part::Model(self.model.clone()),
+            _ => return None,
+        };
+        let caller = match class.kind {
+            // The server itself is at fault.
+            Kind::Overloaded
+            | Kind::ServerError
+            | Kind::Timeout
+            | Kind::Transport
+            | Kind::Truncated => 0,
+            _ => self.caller,
+        };
+        Some((self.target, caller, part))
     }
 }
 
@@ -84,7 +116,7 @@ impl Course {
             })
         };
         match kind {
-            // A 429 comes at once, so a second tells whether a request was admitted.
+            // A 429 comes at once, so a second without one means that the request was admitted.
             Kind::RateLimited | Kind::RampLimited => course(1, 1, 30, 1),
             Kind::Overloaded
             | Kind::ServerError
@@ -160,7 +192,7 @@ impl Unavailable {
 /// The health of all targets.
 #[derive(Debug, Default)]
 pub(crate) struct HealthTable {
-    parts: HashMap<(usize, Part), Health, RandomState>,
+    parts: HashMap<Key, Health, RandomState>,
     /// The number of probes so far, for the next id.
     probes: u64,
 }
@@ -168,7 +200,7 @@ pub(crate) struct HealthTable {
 impl HealthTable {
     fn parts_of(&self, place: Place<'_>) -> impl Iterator<Item = &Health> {
         // Nearly always, no target has failed.
-        let keys = (!self.parts.is_empty()).then(|| place.parts());
+        let keys = (!self.parts.is_empty()).then(|| place.keys());
         let keys = keys.into_iter().flatten();
         keys.filter_map(|key| self.parts.get(&key))
     }
@@ -230,7 +262,7 @@ impl HealthTable {
     pub(crate) fn begin_probe(&mut self, place: Place<'_>, now: Instant) -> u64 {
         self.probes += 1;
         let id = self.probes;
-        for key in place.parts() {
+        for key in place.keys() {
             if let Some(health) = self.parts.get_mut(&key)
                 && health.cool_down.is_some_and(|it| it.until <= now)
             {
@@ -244,7 +276,7 @@ impl HealthTable {
 
     /// Ends a probe without a result, so that another request may probe.
     pub(crate) fn end_probe(&mut self, target: usize, id: u64) {
-        for ((of, _), health) in &mut self.parts {
+        for ((of, ..), health) in &mut self.parts {
             if *of == target && health.probe.is_some_and(|probe| probe.id == id) {
                 health.probe = None;
             }
@@ -256,7 +288,7 @@ impl HealthTable {
         if self.parts.is_empty() {
             return;
         }
-        for key in place.parts() {
+        for key in place.keys() {
             let Some(health) = self.parts.get_mut(&key) else {
                 continue;
             };
@@ -285,14 +317,11 @@ impl HealthTable {
         let Some(course) = Course::of(class.kind) else {
             return;
         };
-        let part = match class.reach {
-            Reach::Credential => Part::All,
-            Reach::Group => Part::Group(place.group.clone()),
-            Reach::Model => Part::Model(place.model.clone()),
-            _ => return,
+        let Some(key) = place.key_of(class) else {
+            return;
         };
         self.evict(now);
-        let health = self.parts.entry((place.target, part)).or_insert(Health {
+        let health = self.parts.entry(key).or_insert(Health {
             kind: class.kind,
             failures: 0,
             failed_at: now,
@@ -350,7 +379,7 @@ impl HealthTable {
     ) -> impl Iterator<Item = (usize, &Part, Kind, Duration)> {
         self.parts
             .iter()
-            .filter_map(move |((target, part), health)| {
+            .filter_map(move |((target, _, part), health)| {
                 let left = health.cool_down?.until.saturating_duration_since(now);
                 (left > Duration::ZERO).then_some((*target, part, health.kind, left))
             })

@@ -46,7 +46,8 @@
 //!   account](#thinking-that-is-bound-to-an-account).
 //! - Learns the limits of targets from rate-limit headers. Where there are none, it learns them from
 //!   429s: a 429 cuts the limit to 85 % of the last minute's use, and the limit grows by 2 % in each
-//!   minute in which it is used. [`TargetLimits`] sets them.
+//!   minute in which it is used, and to what a later minute has used without a 429.
+//!   [`TargetLimits`] sets them.
 //! - Reports the target in the header [`TARGET`], in the extension [`Route`], and in an event that
 //!   names each target that was left out, with the reason.
 //!
@@ -104,7 +105,7 @@
 //!   answer counts.
 //! - The estimate of limits orders targets only. Put a limiter inside to keep to limits.
 //! - At most 10,000 calls wait. Per target, 4,096 cached prefixes and 256 groups of models are
-//!   known.
+//!   known, with a group for each caller where the target takes the credentials of callers.
 #![forbid(unsafe_code)]
 
 mod accounts;

@@ -57,7 +57,7 @@ pub struct SpreadAttempt {
     state: Option<Box<AttemptState>>,
 }
 
-/// What a call has shown so far. It is kept in the record of the call.
+/// The states of all spread layers of one call. They are kept in the record of the call.
 #[derive(Default)]
 struct SpreadCalls(Mutex<Vec<Arc<Mutex<CallState>>>>);
 
@@ -312,6 +312,7 @@ impl SpreadPolicy {
         }
         facts.max_tokens = peek.and_then(Peek::max_tokens);
         facts.fast = fast;
+        facts.caller = salt;
         // Of a model that is not listed nothing is known.
         let binds = model.capabilities.binds_thinking_to_account;
         facts.binds_account = !counts && (binds == Some(true) || !model.known);

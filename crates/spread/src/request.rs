@@ -1,4 +1,4 @@
-//! What a request and a response tell about their target.
+//! The extensions and headers of requests and responses that concern their target.
 
 use std::{fmt, sync::Arc};
 

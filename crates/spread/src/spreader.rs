@@ -5,7 +5,7 @@ use std::{collections::HashMap, hash::BuildHasher, sync::Arc, time::Duration};
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
 use tower_claude_core::{
-    Class, Reach,
+    Class, Kind, Reach,
     driver::Reroute,
     toolkit::{CacheReads, PrefixMemory},
 };
@@ -27,8 +27,8 @@ const TIE: f64 = 0.03;
 const USUAL_OUTPUT: f64 = 512.0;
 /// The weight of a new observation in a mean.
 const NEW: f64 = 0.2;
-/// The most groups of models whose headroom is kept for a target.
-const MAX_GROUPS: usize = 256;
+/// The most pools whose headroom is kept for a target.
+const MAX_POOLS: usize = 256;
 /// The most models whose output and first content are known.
 const MAX_MODELS: usize = 256;
 /// The part of the input that is assumed to be new where the cache is expected to have all of it.
@@ -58,6 +58,8 @@ pub struct SpreadRequest {
     pub binds_account: bool,
     /// The account that the caller names for the thinking in the conversation.
     pub account: Option<Arc<str>>,
+    /// The hash of the caller's credential, for targets that take it. 0 if it is not known.
+    pub caller: u64,
     /// The conversation.
     pub conversation: Conversation,
 }
@@ -83,15 +85,8 @@ impl SpreadRequest {
             fast: false,
             binds_account: false,
             account: None,
+            caller: 0,
             conversation,
-        }
-    }
-
-    fn at(&self, target: usize) -> Place<'_> {
-        Place {
-            target,
-            group: self.group_at(target),
-            model: &self.model,
         }
     }
 
@@ -156,7 +151,7 @@ impl Reason {
     }
 }
 
-/// What a call has shown about a target.
+/// The result of a target in one call so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Tried {
@@ -192,7 +187,7 @@ pub enum Choice {
 #[must_use = "the request counts as in flight until the lease is given back"]
 pub struct Lease {
     target: usize,
-    group: Arc<str>,
+    pool: Pool,
     model: Arc<str>,
     reason: Reason,
     binding: Binding,
@@ -202,7 +197,6 @@ pub struct Lease {
     probe: Option<u64>,
     /// The hash of the prompt, if thinking in its answer will be bound.
     bound_prompt: Option<u64>,
-    fast: bool,
     output_weight: f64,
     sent: Instant,
 }
@@ -211,7 +205,8 @@ impl Lease {
     fn place(&self) -> Place<'_> {
         Place {
             target: self.target,
-            group: &self.group,
+            caller: self.pool.caller,
+            group: &self.pool.group,
             model: &self.model,
         }
     }
@@ -252,6 +247,15 @@ impl Lease {
     }
 }
 
+/// The models and the callers that share the limits of a target.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Pool {
+    group: Arc<str>,
+    fast: bool,
+    /// The credential of the caller, as a hash. 0 for a target that has a credential of its own.
+    caller: u64,
+}
+
 /// The state of one target.
 #[derive(Debug)]
 struct TargetState {
@@ -260,7 +264,7 @@ struct TargetState {
     /// The hash of the name, for the rendezvous.
     name: u64,
     prefixes: PrefixMemory,
-    headroom: HashMap<(Arc<str>, bool), Headroom, RandomState>,
+    headroom: HashMap<Pool, Headroom, RandomState>,
     /// The mean time to the first content of each model, in seconds.
     first_content: HashMap<Arc<str>, f64, RandomState>,
     sent: u64,
@@ -347,6 +351,33 @@ impl Spreader {
         self.targets.get(index).map(|state| &state.settings)
     }
 
+    /// Returns the credential on which a request draws at a target: 0, or that of the caller.
+    fn caller_at(&self, request: &SpreadRequest, target: usize) -> u64 {
+        let settings = &self.targets[target].settings;
+        if settings.keeps_credential() {
+            request.caller
+        } else {
+            0
+        }
+    }
+
+    fn place<'r>(&self, request: &'r SpreadRequest, target: usize) -> Place<'r> {
+        Place {
+            target,
+            caller: self.caller_at(request, target),
+            group: request.group_at(target),
+            model: &request.model,
+        }
+    }
+
+    fn pool(&self, request: &SpreadRequest, target: usize) -> Pool {
+        Pool {
+            group: request.group_at(target).clone(),
+            fast: request.fast,
+            caller: self.caller_at(request, target),
+        }
+    }
+
     /// Chooses the target of an attempt.
     ///
     /// `tried` has one element for each target. `skipped` gets the other targets that could not be
@@ -379,7 +410,7 @@ impl Spreader {
                 skipped.push((target, Skip::Account));
                 continue;
             }
-            let state = self.health.availability(request.at(target), now);
+            let state = self.health.availability(self.place(request, target), now);
             let list = match tried {
                 Tried::Failed(skip) => {
                     skipped.push((target, skip));
@@ -414,7 +445,7 @@ impl Spreader {
                     until: unavailable.until,
                 };
             }
-            // A guess must not reject a request. The word of the server does.
+            // Only a pause that the server has asked for rejects a request, and never a guess.
             if unavailable.is_explicit {
                 return Choice::None {
                     retry_after: Some(unavailable.until.saturating_duration_since(now)),
@@ -446,20 +477,20 @@ impl Spreader {
     ) -> Choice {
         let target = candidate.target;
         skipped.retain(|(other, _)| *other != target);
+        let place = self.place(request, target);
         let probe = candidate
             .is_probe
-            .then(|| self.health.begin_probe(request.at(target), now));
+            .then(|| self.health.begin_probe(place, now));
+        let pool = self.pool(request, target);
         let charge = charges[target];
         let state = &mut self.targets[target];
         state.sent += 1;
-        let group = request.group_at(target);
-        let headroom = headroom_of(state, group, request.fast, now);
-        headroom.take(&charge, now);
+        headroom_of(state, &pool, now).take(&charge, now);
         let conversation = &request.conversation;
         let reads = state.prefixes.expect(&conversation.prefixes, now);
         Choice::Send(Lease {
             target,
-            group: group.clone(),
+            pool,
             model: request.model.clone(),
             reason,
             binding,
@@ -467,7 +498,6 @@ impl Spreader {
             reads,
             probe,
             bound_prompt: request.binds_account.then_some(conversation.content),
-            fast: request.fast,
             output_weight: f64::from(state.settings.output_weight().get()),
             sent: now,
         })
@@ -488,10 +518,19 @@ impl Spreader {
         if !request.binds_account {
             return Binding::Free;
         }
-        // Health and headroom differ between processes, and do not count here.
+        // Health and headroom differ between processes, and do not count here. Nor does a failure
+        // in this call, or its second attempt would go to another account.
         let could = |target: &usize| {
             let tried = tried.get(*target).copied().unwrap_or(Tried::No);
-            !matches!(tried, Tried::Excluded(_))
+            !matches!(
+                tried,
+                Tried::Excluded(
+                    Skip::Residency
+                        | Skip::Unportable(_)
+                        // Without the model, the account cannot have made its thinking.
+                        | Skip::Failed(Kind::Forbidden | Kind::NotFound)
+                )
+            )
         };
         let all = (0..self.targets.len()).filter(could);
         let Some(target) = self.rendezvous(request.conversation.key, all) else {
@@ -561,14 +600,13 @@ impl Spreader {
             + reads * rates.cache_read as f64
             + self.expected_output(request) * rates.output as f64;
         let price = price * f64::from(state.settings.price_percent()) / 100.0;
-        let key = (request.group_at(target).clone(), request.fast);
-        let headroom = state.headroom.get(&key);
+        let headroom = state.headroom.get(&self.pool(request, target));
         let wait = headroom.map_or(Duration::ZERO, |headroom| headroom.wait(charge, now));
         // A cool-down that is over is not held against its probe, or no probe would ever be sent.
         let penalty = if is_probe {
             0.0
         } else {
-            self.health.penalty(request.at(target), now)
+            self.health.penalty(self.place(request, target), now)
         };
         let seconds = wait.as_secs_f64() + self.first_content(target, &request.model) + penalty;
         let second = self.options.second_price.picos() as f64 / 1_000.0;
@@ -624,7 +662,7 @@ impl Spreader {
             if matches!(tried, Tried::Excluded(_)) || binding.account().is_some_and(is_other) {
                 continue;
             }
-            let state = self.health.availability(request.at(target), now);
+            let state = self.health.availability(self.place(request, target), now);
             let wait = match state {
                 Availability::Unavailable(unavailable) if unavailable.must_wait() => {
                     unavailable.until.saturating_duration_since(now)
@@ -659,7 +697,7 @@ impl Spreader {
     /// Records the rate-limit headers of a response.
     pub fn on_limits(&mut self, lease: &Lease, limits: &RateLimits, now: Instant) {
         let state = &mut self.targets[lease.target];
-        headroom_of(state, &lease.group, lease.fast, now).on_limits(limits, lease.fast, now);
+        headroom_of(state, &lease.pool, now).on_limits(limits, lease.pool.fast, now);
     }
 
     /// Records that the request has failed, and that the target used nothing for it.
@@ -676,7 +714,7 @@ impl Spreader {
         self.targets[lease.target].failed += 1;
         self.report(&lease, class, now, chance);
         let state = &mut self.targets[lease.target];
-        let headroom = headroom_of(state, &lease.group, lease.fast, now);
+        let headroom = headroom_of(state, &lease.pool, now);
         headroom.settle(&lease.charge, &Charge::default(), now);
         if class.is_rate_limit() && !has_limits {
             headroom.on_rate_limited(now);
@@ -709,8 +747,8 @@ impl Spreader {
         chance: f64,
     ) {
         let class = class.with_reach(Reach::Model);
-        self.health
-            .on_failure(request.at(target), &class, now, now, chance);
+        let place = self.place(request, target);
+        self.health.on_failure(place, &class, now, now, chance);
     }
 
     /// Records the end of a response. `usage` is absent if it is not known.
@@ -735,14 +773,14 @@ impl Spreader {
             learn_mean(&mut self.output, &lease.model, output as f64);
         }
         actual.all = actual.input + lease.output_weight * actual.output;
-        headroom_of(state, &lease.group, lease.fast, now).settle(&lease.charge, &actual, now);
+        headroom_of(state, &lease.pool, now).settle(&lease.charge, &actual, now);
         self.forget(lease);
     }
 
     /// Gives back a request that was not sent, or whose fate is not known.
     pub fn release(&mut self, lease: Lease, now: Instant) {
         let state = &mut self.targets[lease.target];
-        let headroom = headroom_of(state, &lease.group, lease.fast, now);
+        let headroom = headroom_of(state, &lease.pool, now);
         headroom.settle(&lease.charge, &Charge::default(), now);
         self.forget(lease);
     }
@@ -776,8 +814,8 @@ impl Spreader {
         let mut learned: Vec<(Arc<str>, u64)> = state
             .headroom
             .iter()
-            .filter_map(|((group, _), headroom)| {
-                Some((group.clone(), headroom.learned_limit(now)? as u64))
+            .filter_map(|(pool, headroom)| {
+                Some((pool.group.clone(), headroom.learned_limit(now)? as u64))
             })
             .collect();
         learned.sort();
@@ -799,23 +837,17 @@ impl Spreader {
     }
 }
 
-/// Returns the headroom of a target for a group. Creates it, and forgets idle ones if there are
+/// Returns the headroom of a target for a pool. Creates it, and forgets idle ones if there are
 /// many.
-fn headroom_of<'a>(
-    state: &'a mut TargetState,
-    group: &Arc<str>,
-    fast: bool,
-    now: Instant,
-) -> &'a mut Headroom {
-    let key = (group.clone(), fast);
-    if state.headroom.len() >= MAX_GROUPS && !state.headroom.contains_key(&key) {
+fn headroom_of<'a>(state: &'a mut TargetState, pool: &Pool, now: Instant) -> &'a mut Headroom {
+    if state.headroom.len() >= MAX_POOLS && !state.headroom.contains_key(pool) {
         state.headroom.retain(|_, headroom| !headroom.is_idle(now));
-        if state.headroom.len() >= MAX_GROUPS {
+        if state.headroom.len() >= MAX_POOLS {
             state.headroom.clear();
         }
     }
     let limits = *state.settings.limits();
-    let headroom = state.headroom.entry(key);
+    let headroom = state.headroom.entry(pool.clone());
     headroom.or_insert_with(|| Headroom::new(&limits, now))
 }
 

@@ -271,6 +271,42 @@ fn thinking_of_an_unknown_account_stays_at_the_one_that_is_assumed() {
 }
 
 #[test]
+fn failure_of_an_assumed_account_does_not_move_the_thinking() {
+    let now = Instant::now();
+    let refused = Skip::Rejected(Kind::Overloaded);
+    for skip in [Skip::Failed(Kind::Unauthorized), refused] {
+        let turn = bound(with_thinking(7, 4));
+        let mut spreader = spreader(three());
+        let lease = choose(&mut spreader, &turn, now);
+        let mut tried = [Tried::No; 3];
+        tried[lease.target()] = Tried::Excluded(skip);
+        spreader.release(lease, now);
+        let choice = choose_after(&mut spreader, &turn, &tried, now);
+        assert!(
+            matches!(choice, Choice::None { .. }),
+            "{skip:?}: {choice:?}"
+        );
+        assert_eq!(spreader.next(&turn, &tried, now), Reroute::Nowhere);
+    }
+}
+
+#[test]
+fn account_without_the_model_is_not_assumed() {
+    let now = Instant::now();
+    let turn = bound(with_thinking(7, 4));
+    let mut spreader = spreader(three());
+    let lease = choose(&mut spreader, &turn, now);
+    let first = lease.target();
+    let mut tried = [Tried::No; 3];
+    tried[first] = Tried::Excluded(Skip::Failed(Kind::NotFound));
+    spreader.release(lease, now);
+    let Choice::Send(lease) = choose_after(&mut spreader, &turn, &tried, now) else {
+        panic!("another account may have made the thinking");
+    };
+    assert_ne!(lease.target(), first);
+}
+
+#[test]
 fn account_that_the_caller_names_is_kept_to() {
     let mut spreader = spreader(three());
     let now = Instant::now();

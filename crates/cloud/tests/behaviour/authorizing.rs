@@ -326,6 +326,11 @@ fn token_that_is_rejected_twice_is_the_callers_answer() {
         let got = send(&layer, &script, request(false)).await;
         assert_eq!((got.status, script.calls()), (401, 2));
         assert!(!got.is_rejected());
+        // The second token is new, so that it is kept. Each further request causes one fetch.
+        for _ in 0..3 {
+            send(&layer, &script, request(false)).await;
+        }
+        assert_eq!(source.calls(), 5);
     });
 }
 

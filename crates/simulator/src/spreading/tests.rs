@@ -29,6 +29,23 @@ fn ours_breaks_no_conversation_where_others_do() {
 }
 
 #[test]
+fn ours_costs_less_than_random_and_weighted_with_no_more_429s() {
+    for row in Row::ALL {
+        let calls = conversations(3, 20 * MINUTE);
+        let of = |kind| run(&calls, row, kind, 3, 20 * MINUTE);
+        let ours = of(StrategyKind::Ours);
+        for kind in [StrategyKind::Random, StrategyKind::Weighted] {
+            let other = of(kind);
+            assert!(ours.cost() < other.cost(), "{row:?} {kind:?}");
+            assert!(
+                ours.limited_share() <= other.limited_share(),
+                "{row:?} {kind:?}"
+            );
+        }
+    }
+}
+
+#[test]
 fn unknown_row_is_an_error() {
     let unknown = Options {
         only: Some("S9".to_owned()),

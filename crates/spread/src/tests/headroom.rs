@@ -94,14 +94,40 @@ fn learned_limit_grows_while_it_is_used() {
     let mut now = start;
     for _ in 0..120 {
         now += SECOND;
-        headroom.take(&charge(900.0), now);
-        headroom.settle(&charge(900.0), &charge(900.0), now);
+        headroom.take(&charge(700.0), now);
+        headroom.settle(&charge(700.0), &charge(700.0), now);
     }
     let after = headroom.learned_limit(now).expect("learned");
     assert!(
         after > before * 1.01 && after < before * 1.05,
         "{before} {after}"
     );
+}
+
+#[test]
+fn use_beyond_a_learned_limit_replaces_it() {
+    // The first request of a process is rejected, because other processes have used the limit.
+    let start = Instant::now();
+    let mut headroom = Headroom::new(&TargetLimits::learned(), start);
+    headroom.take(&charge(20_000.0), start);
+    headroom.settle(&charge(20_000.0), &charge(0.0), start);
+    headroom.on_rate_limited(start);
+    assert_eq!(headroom.learned_limit(start), Some(1_000.0));
+    let serve = |headroom: &mut Headroom, now| {
+        headroom.take(&charge(20_000.0), now);
+        headroom.settle(&charge(20_000.0), &charge(20_000.0), now);
+    };
+    // This may be the use that the 429 has cut.
+    serve(&mut headroom, start + 30 * SECOND);
+    let grown = headroom.learned_limit(start + 30 * SECOND);
+    assert!(grown <= Some(1_020.0), "{grown:?}");
+    serve(&mut headroom, start + 65 * SECOND);
+    let learned = headroom.learned_limit(start + 65 * SECOND);
+    assert!(learned >= Some(40_000.0), "{learned:?}");
+    // Without further use it stays.
+    let now = start + 200 * SECOND;
+    headroom.settle(&charge(0.0), &charge(0.0), now);
+    assert_eq!(headroom.learned_limit(now), learned);
 }
 
 #[test]

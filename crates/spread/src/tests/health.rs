@@ -35,6 +35,7 @@ impl Probe {
     fn fail_sent(&mut self, class: Class, sent: Instant) {
         let place = Place {
             target: 0,
+            caller: 0,
             group: &self.group,
             model: &self.model,
         };
@@ -44,6 +45,7 @@ impl Probe {
     fn succeed(&mut self, sent: Instant) {
         let place = Place {
             target: 0,
+            caller: 0,
             group: &self.group,
             model: &self.model,
         };
@@ -57,6 +59,7 @@ impl Probe {
     fn state_of(&self, model: &Arc<str>) -> Availability {
         let place = Place {
             target: 0,
+            caller: 0,
             group: &self.group,
             model,
         };
@@ -80,6 +83,7 @@ impl Probe {
     fn probe(&mut self) -> u64 {
         let place = Place {
             target: 0,
+            caller: 0,
             group: &self.group,
             model: &self.model,
         };

@@ -77,6 +77,50 @@ async fn credential_of_the_caller_is_kept_where_the_target_takes_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn limits_and_rejected_keys_of_one_caller_do_not_concern_another() {
+    let unauthorized = || Reply::claude_error(401, "authentication_error");
+    for reply in [limited(600), unauthorized()] {
+        let target = SpreadTarget::new(target("a")).with_callers_credential();
+        let clouds = Clouds::default();
+        let layer = SpreadLayer::new([target]);
+        let service = layer.layer(clouds.clone());
+        let ask_as = |key: &'static str| with(ask("hi"), "x-api-key", key);
+        clouds.script("a", [reply.clone(), reply, Reply::message()]);
+        let first = send_ok(&service, ask_as("key-1")).await;
+        assert_ne!(first.status, 200);
+        let second = send_ok(&service, ask_as("key-2")).await;
+        assert_ne!(second.status, 200);
+        let (third, took) = timed(&service, ask_as("key-3")).await;
+        assert_eq!((third.status, took), (200, 0.0));
+        let snapshot = layer.handle().snapshot();
+        assert!(
+            snapshot.targets[0]
+                .cool_downs
+                .iter()
+                .all(|it| it.because == Kind::RateLimited),
+            "{snapshot:?}"
+        );
+        // The caller itself has to wait.
+        let again = send_ok(&service, ask_as("key-1")).await;
+        let is_limited = first.status == 429;
+        assert_eq!(again.status == 429, is_limited);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn overload_concerns_all_callers() {
+    let own = |name| SpreadTarget::new(target(name)).with_callers_credential();
+    let clouds = Clouds::default();
+    let layer = SpreadLayer::new([own("a")]);
+    let service = layer.layer(clouds.clone());
+    clouds.script("a", [overloaded()]);
+    for key in ["key-1", "key-2", "key-3"] {
+        send_ok(&service, with(ask("hi"), "x-api-key", key)).await;
+    }
+    assert_eq!(layer.handle().snapshot().targets[0].cool_downs.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn other_endpoints_pass_untouched() {
     let clouds = Clouds::default();
     let service = three().layer(clouds.clone());
