@@ -30,8 +30,8 @@ const TURNS: usize = 18;
 
 #[tokio::main(flavor = "current_thread", start_paused = true)]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let outage = Incident::new(3 * MINUTE, 5 * MINUTE, Fault::Unavailable);
-    let throttled = GroupLimits::new().with_input_tokens_per_minute(15_000);
+    let outage = Incident::new(4 * MINUTE, 5 * MINUTE, Fault::Unavailable);
+    let throttled = GroupLimits::new().with_input_tokens_per_minute(25_000);
     let claude = FakeClaude::builder().api_key("key").build();
     let bedrock = FakeClaude::builder()
         .cloud(FakeCloud::bedrock("us-west-2").access_key("AKIDEXAMPLE", "a secret"))
