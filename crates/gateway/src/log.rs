@@ -133,7 +133,7 @@ impl LogConfig {
         let thread = thread::Builder::new().name("event-log".to_owned());
         let thread = thread.spawn(move || {
             writer.run();
-            // Nobody waits if the gateway was dropped.
+            // The receiver is gone if the gateway was dropped.
             let _ = ended.send(());
         })?;
         Ok(Some(Log {
@@ -163,7 +163,7 @@ impl Log {
     }
 }
 
-/// Tells a log the names of the workloads of keys.
+/// Registers the names of the workloads of keys.
 pub(crate) fn name_workloads(log: &EventLogObserver, keys: &[KeyConfig]) {
     for name in keys.iter().filter_map(|key| key.workload.as_deref()) {
         log.name_workload(name);
