@@ -13,6 +13,7 @@ use clap::Args;
 use tower_claude_planner::{
     read::{FileReport, Format, read},
     record::Record,
+    text::printable,
     traffic::{Traffic, TrafficBuilder},
 };
 
@@ -43,7 +44,8 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Self::Input(text) | Self::Output(text)) = self;
-        f.write_str(text)
+        let lines: Vec<String> = text.lines().map(printable).collect();
+        f.write_str(&lines.join("\n"))
     }
 }
 
@@ -74,8 +76,12 @@ impl Inputs {
     /// Reads all logs.
     pub(super) fn read(&self, progress: &Progress) -> Result<Traffic, Failure> {
         let mut builder = TrafficBuilder::new(self.model.as_deref());
-        for path in &self.inputs {
+        for (index, path) in self.inputs.iter().enumerate() {
             let name = path.display().to_string();
+            if self.inputs[..index].contains(path) {
+                let message = format!("{name}: the file is given twice");
+                return Err(Failure::Input(message));
+            }
             progress.read(&name, path.metadata().map_or(0, |file| file.len()));
             let report = read_with(path, None, progress, &mut |line, record| {
                 builder.add(line, &record);
