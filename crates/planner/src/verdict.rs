@@ -147,7 +147,7 @@ pub(crate) fn coverage_warnings(coverage: &Coverage) -> Vec<String> {
         ));
     }
     if coverage.without_status > 0 {
-        let (count, all) = (coverage.without_status, coverage.records);
+        let (count, all) = (exact(coverage.without_status), exact(coverage.records));
         warnings.push(format!(
             "{count} of {all} records have no status and count as answered if they have output"
         ));
