@@ -1,6 +1,7 @@
 //! `tower-claude plan`, `diagnose`, `evidence` and `convert`.
 
 mod api;
+mod failure;
 mod input;
 mod page;
 mod progress;
@@ -28,10 +29,7 @@ use tower_claude_planner::{
     what_if::WhatIf,
 };
 
-use self::{
-    input::{Failure, Inputs},
-    progress::Progress,
-};
+use self::{failure::Failure, input::Inputs, progress::Progress};
 
 pub(crate) use self::page::render;
 

@@ -1,11 +1,9 @@
 //! The logs that a command reads.
 
 use std::{
-    fmt,
     fs::File,
     io::{self, BufRead, BufReader, Read},
     path::{Path, PathBuf},
-    process::ExitCode,
     time::Duration,
 };
 
@@ -13,41 +11,10 @@ use clap::Args;
 use tower_claude_planner::{
     read::{FileReport, Format, read},
     record::Record,
-    text::printable,
     traffic::{Traffic, TrafficBuilder},
 };
 
-use super::{api, progress::Progress};
-
-/// The end of a command that has failed.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    /// A file or an option is wrong. Status 2.
-    Input(String),
-    /// The result cannot be written. Status 1.
-    Output(String),
-}
-
-impl Failure {
-    pub(super) fn write(path: &Path, error: &io::Error) -> Self {
-        Self::Output(format!("{}: {error}", path.display()))
-    }
-
-    pub(crate) fn code(&self) -> ExitCode {
-        match self {
-            Self::Input(_) => ExitCode::from(2),
-            Self::Output(_) => ExitCode::FAILURE,
-        }
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Input(text) | Self::Output(text)) = self;
-        let lines: Vec<String> = text.lines().map(printable).collect();
-        f.write_str(&lines.join("\n"))
-    }
-}
+use super::{api, failure::Failure, progress::Progress};
 
 /// The logs that a command reads, together.
 #[derive(Debug, Args)]

@@ -19,7 +19,6 @@ use crate::{
     replay::{self, Summary, paced},
     rolling::{Peaks, Point, minute_sums, rolling_minutes},
     search::{Target, least_limit},
-    text::exact,
     time::{HOUR, MINUTE, SECOND, Time, WEEK},
     traffic::{NameId, Traffic},
     what_if::WhatIf,
@@ -514,8 +513,8 @@ fn warnings(traffic: &Traffic, pools: &[PoolPlan], options: &PlanOptions) -> Vec
         if basis.is_understated() {
             warnings.push(format!(
                 "pool {pool}: {} of {} calls were not answered, so the need is understated",
-                exact(basis.unanswered + basis.unlinked_failures),
-                exact(basis.calls + basis.unlinked_failures)
+                crate::text::exact(basis.unanswered + basis.unlinked_failures),
+                crate::text::exact(basis.calls + basis.unlinked_failures)
             ));
         }
         if basis.has_sums {
@@ -526,7 +525,7 @@ fn warnings(traffic: &Traffic, pools: &[PoolPlan], options: &PlanOptions) -> Vec
         if basis.unmeasured > 0 {
             warnings.push(format!(
                 "pool {pool}: {} calls without tokens",
-                exact(basis.unmeasured)
+                crate::text::exact(basis.unmeasured)
             ));
         }
     }
