@@ -1,7 +1,7 @@
 //! A headless Chromium, driven by the protocol of chromedriver.
 
 use std::{
-    io::Write,
+    io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -71,21 +71,32 @@ impl Drop for Browser {
     }
 }
 
+/// Returns the port that a driver has chosen, which it prints.
+fn port_of(driver: &mut Child) -> u16 {
+    let output = driver.stdout.take().expect("it is piped");
+    let mut lines = BufReader::new(output).lines();
+    let port = lines.find_map(|line| {
+        let line = line.expect("it is UTF-8");
+        let (_, port) = line.split_once("successfully on port ")?;
+        port.trim_end_matches('.').parse().ok()
+    });
+    // A driver whose output is closed would end at its next line.
+    std::thread::spawn(move || lines.for_each(drop));
+    port.expect("chromedriver prints its port")
+}
+
 impl Browser {
     /// Starts a browser. `None` if none is installed, which is an error in a test run with `CI` set.
     pub async fn start() -> Option<Self> {
         use std::os::unix::process::CommandExt;
 
-        let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
-        let addr = port.local_addr().expect("it has an address");
-        drop(port);
         let driver = Command::new("chromedriver")
-            .arg(format!("--port={}", addr.port()))
+            .arg("--port=0")
             .process_group(0)
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn();
-        let driver = match driver {
+        let mut driver = match driver {
             Ok(driver) => driver,
             Err(error) if std::env::var_os("CI").is_none() => {
                 println!("skipped: chromedriver does not start: {error}");
@@ -93,12 +104,13 @@ impl Browser {
             }
             Err(error) => panic!("chromedriver does not start: {error}"),
         };
-        let folder = std::env::temp_dir().join(format!("tower-claude-chromium-{}", addr.port()));
+        let port = port_of(&mut driver);
+        let folder = std::env::temp_dir().join(format!("tower-claude-chromium-{port}"));
         let mut browser = Self {
             driver,
             folder,
             client: Client::builder(TokioExecutor::new()).build_http(),
-            session: format!("http://{addr}"),
+            session: format!("http://127.0.0.1:{port}"),
         };
         browser.wait_for_driver().await;
         let profile = format!("--user-data-dir={}", browser.folder.display());

@@ -1,6 +1,7 @@
 //! `tower-claude plan`, `diagnose`, `evidence` and `convert`.
 
 mod api;
+mod failure;
 mod input;
 mod page;
 mod progress;
@@ -23,14 +24,12 @@ use tower_claude_planner::{
     plan::{PlanOptions, plan},
     read::Format,
     search::Target,
+    text::printable,
     time::Time,
     what_if::WhatIf,
 };
 
-use self::{
-    input::{Failure, Inputs},
-    progress::Progress,
-};
+use self::{failure::Failure, input::Inputs, progress::Progress};
 
 pub(crate) use self::page::render;
 
@@ -52,8 +51,8 @@ pub(crate) struct Plan {
     /// Plans this pool (or the pool of this model) only.
     #[arg(long, value_name = "NAME")]
     pool: Option<String>,
-    /// The limits: tier:start, tier:build, tier:scale, or a JSON file, such as the answer of the
-    /// Rate Limits API. api asks the Admin API for those of the organization, and api:WORKSPACE for
+    /// The limits: tier:start, tier:build, tier:scale, or a file in JSON or TOML, such as the answer
+    /// of the Rate Limits API. api asks the Admin API for those of the organization, and api:WORKSPACE for
     /// those of a workspace as well, of which the smaller hold. Default: those that the recorded
     /// headers show.
     #[arg(long, value_name = "tier:NAME|FILE|api")]
@@ -312,7 +311,8 @@ impl Convert {
             report.name, report.records, report.lines, report.skipped, report.others
         );
         for problem in &report.problems {
-            eprintln!("{}:{}: {}", report.name, problem.line, problem.text);
+            let text = printable(&problem.text);
+            eprintln!("{}:{}: {text}", report.name, problem.line);
         }
         for note in &report.notes {
             eprintln!("{}: {note}", report.name);
@@ -336,7 +336,14 @@ fn read_limits(limits: Option<&str>) -> Result<Option<LimitTable>, Failure> {
         None => {
             let text = fs::read_to_string(limits)
                 .map_err(|error| Failure::Input(format!("{limits}: {error}")))?;
-            LimitTable::from_json(limits, &text)
+            let text = text.trim_start_matches('\u{feff}');
+            let is_toml = Path::new(limits)
+                .extension()
+                .is_some_and(|extension| extension.eq_ignore_ascii_case("toml"));
+            match is_toml {
+                true => LimitTable::from_toml(limits, text),
+                false => LimitTable::from_json(limits, text),
+            }
         }
     };
     table.map(Some).map_err(Failure::Input)

@@ -32,6 +32,10 @@ impl Folder {
         let start: Vec<&str> = trace.lines().take(400).collect();
         folder.write("azure-llm-code-2023.csv", &start.join("\n"));
         folder.write("limits.json", r#"{"sonnet-5.5":{"input_tokens":2000000}}"#);
+        folder.write(
+            "limits.toml",
+            "[\"sonnet-5.5\"]\nrequests = 4000\ninput_tokens = 2_000_000\n",
+        );
         folder
     }
 
@@ -184,6 +188,8 @@ fn first_line_is_the_verdict_and_json_has_the_same() {
         let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
         assert_eq!(json["verdict"].as_str(), printed.lines().next());
     }
+    let plan = text(&folder.run(&["plan", "events.jsonl"]).stdout);
+    assert!(plan.contains("\ncost     ~$"), "{plan}");
     let diagnosis = text(&folder.run(&["diagnose", "events.jsonl"]).stdout);
     assert!(diagnosis.starts_with("ramp caused 100 %"), "{diagnosis}");
 }
@@ -235,6 +241,8 @@ fn converted_log_gives_the_same_plan() {
 fn bad_input_is_named_with_status_2() {
     let folder = Folder::new("bad");
     folder.write("empty.jsonl", "");
+    fs::write(folder.0.join("cut.gz"), b"\x1f\x8b\x08\0").unwrap();
+    folder.write("cut.toml", "[sonnet");
     folder.write("letter.txt", "Dear reader,\n");
     folder.write("cut.jsonl", "{\"t_start\":\"2026-11-28T09:00:00Z\",\"inp");
     folder.write(
@@ -251,6 +259,19 @@ fn bad_input_is_named_with_status_2() {
         (
             &["plan", "cut.jsonl"],
             "cut.jsonl:1: no record in this event log: the line is cut off",
+        ),
+        (
+            &["plan", "events.jsonl", "events.jsonl"],
+            "events.jsonl: the file is given twice",
+        ),
+        (&["plan", "cut.gz"], "cut.gz: the file is compressed"),
+        (
+            &["plan", "events.jsonl", "--limits", "cut.toml"],
+            "cut.toml: no limits of pools: TOML parse error",
+        ),
+        (
+            &["evidence", "events.jsonl", "--pool", "T", "--growth", "0"],
+            "the growth 0 is no factor",
         ),
         (&["plan", "sampled.jsonl"], "peaks cannot be known"),
         (&["plan", "events.jsonl", "letter.txt"], "letter.txt:1:"),
@@ -281,7 +302,7 @@ fn bad_input_is_named_with_status_2() {
         ),
         (
             &["diagnose", "events.jsonl", "--at", "2026-12-01T00:00"],
-            "nothing is recorded",
+            "nothing is recorded within five minutes of 2026-12-01 00:00",
         ),
         (
             &["convert", "--from", "otlp", "access.log"],

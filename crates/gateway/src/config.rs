@@ -286,7 +286,7 @@ impl From<PriorityName> for Priority {
     }
 }
 
-pub(crate) const fn non_zero(number: u32) -> NonZeroU32 {
+const fn non_zero(number: u32) -> NonZeroU32 {
     match NonZeroU32::new(number) {
         Some(number) => number,
         None => NonZeroU32::MIN,

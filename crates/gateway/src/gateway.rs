@@ -24,11 +24,11 @@ use tower_service::Service;
 
 use crate::{
     client_service::ClientService,
-    config::Config,
+    config::{Config, KeyConfig},
     config_error::ConfigErrors,
     dashboard::{Dashboard, Incidents},
     keys::KeyTable,
-    log::{Log, name_workloads},
+    log::Log,
     plan::{Plans, RenderPlan},
     router::{self, Routes, Shared},
     server,
@@ -382,5 +382,12 @@ impl GatewayHandle {
 impl fmt::Debug for GatewayHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GatewayHandle").finish_non_exhaustive()
+    }
+}
+
+/// Registers the names of the workloads of keys.
+fn name_workloads(log: &EventLogObserver, keys: &[KeyConfig]) {
+    for name in keys.iter().filter_map(|key| key.workload.as_deref()) {
+        log.name_workload(name);
     }
 }

@@ -12,10 +12,10 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use tokio::{sync::oneshot, time::timeout};
 use tower_claude::event_log::{EventLog, EventLogObserver};
 
-use crate::{
-    config::{KeyConfig, non_zero},
-    config_text::bytes,
-};
+use crate::config_text::bytes;
+
+/// The greatest number of files by default.
+const MAX_FILES: NonZeroU32 = NonZeroU32::new(8).unwrap();
 
 /// The longest wait for the last rows at the end of the gateway.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
@@ -42,7 +42,7 @@ impl Default for LogConfig {
         Self {
             path: None,
             max_size: 64 << 20,
-            max_files: non_zero(8),
+            max_files: MAX_FILES,
         }
     }
 }
@@ -133,7 +133,7 @@ impl LogConfig {
         let thread = thread::Builder::new().name("event-log".to_owned());
         let thread = thread.spawn(move || {
             writer.run();
-            // Nobody waits if the gateway was dropped.
+            // The receiver is gone if the gateway was dropped.
             let _ = ended.send(());
         })?;
         Ok(Some(Log {
@@ -160,12 +160,5 @@ impl Log {
         } else if self.thread.join().is_err() {
             tracing::error!("the writer of the event log panicked");
         }
-    }
-}
-
-/// Tells a log the names of the workloads of keys.
-pub(crate) fn name_workloads(log: &EventLogObserver, keys: &[KeyConfig]) {
-    for name in keys.iter().filter_map(|key| key.workload.as_deref()) {
-        log.name_workload(name);
     }
 }

@@ -25,7 +25,7 @@ pub const CAPACITIES: [Duration; 3] = [
 /// of refill.
 const SLACK: f64 = 0.5;
 
-/// What the traffic shows about the size of the buckets.
+/// The size of the buckets, as far as the traffic shows it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct CapacityEvidence {

@@ -1,6 +1,6 @@
 //! The demand behind recorded traffic: what callers wanted, without waits and retries.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 
@@ -106,15 +106,23 @@ impl PoolDemand {
         };
         // The index of each call in the list, and true if it was answered.
         let mut calls: HashMap<u64, (usize, bool), foldhash::fast::FixedState> = HashMap::default();
+        let mut sums: BTreeMap<_, Row> = BTreeMap::new();
         for row in traffic.rows.iter().filter(|row| row.pool == pool) {
             found.basis.has_estimates |= row.is_estimated;
             if row.is_sum {
-                found.add_sum(row);
+                // Sums by key or workspace of one period are one sum, which saves most pieces.
+                let period = (row.start, row.end, row.tag, row.model);
+                sums.entry(period)
+                    .and_modify(|sum| add(sum, row))
+                    .or_insert(*row);
             } else if row.call == 0 {
                 found.add_unlinked(row);
             } else {
                 found.add_attempt(row, &mut calls);
             }
+        }
+        for sum in sums.values() {
+            found.add_sum(sum);
         }
         found.basis.unanswered = calls.values().filter(|(_, answered)| !answered).count() as u64;
         found.demand.sort_by_key(|demand| demand.at);
@@ -184,6 +192,15 @@ impl PoolDemand {
         self.basis.unmeasured += u64::from(row.is_unmeasured && !row.outcome.is_refusal());
         self.demand.push(demand(row));
     }
+}
+
+/// Adds the amounts of a sum to another of the same period.
+const fn add(sum: &mut Row, row: &Row) {
+    sum.requests = sum.requests.saturating_add(row.requests);
+    sum.input = sum.input.saturating_add(row.input);
+    sum.cache_read = sum.cache_read.saturating_add(row.cache_read);
+    sum.cache_write = sum.cache_write.saturating_add(row.cache_write);
+    sum.output = sum.output.saturating_add(row.output);
 }
 
 fn demand(row: &Row) -> Demand {

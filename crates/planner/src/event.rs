@@ -48,6 +48,9 @@ impl FromStr for Event {
     }
 }
 
+/// The most requests of an event. There are fewer copies of more requests.
+const MOST: usize = 4_000_000;
+
 /// The traffic that an event is a multiple of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
@@ -68,18 +71,24 @@ pub(crate) fn demand(all: &[Demand], event: &Event) -> Option<(Vec<Demand>, Even
         true => (same, true),
         false => (busiest(all, length), false),
     };
-    let inside = all
+    let inside: Vec<&Demand> = all
         .iter()
-        .filter(|request| (from..from + length).contains(&request.at));
+        .filter(|request| (from..from + length).contains(&request.at))
+        .collect();
     let mut demand = Vec::new();
     // Whole copies, and a part of one. A second between copies keeps bursts from adding up.
-    let copies = event.factor.ceil() as i64;
+    let whole = event.factor.ceil() as usize;
+    let copies = whole.min(MOST / inside.len().max(1)).max(1);
     for request in inside {
         for copy in 0..copies {
-            let part = (event.factor - copy as f64).min(1.0);
+            let part = match copies == whole {
+                true => (event.factor - copy as f64).min(1.0),
+                // Fewer and larger ones.
+                false => event.factor / copies as f64,
+            };
             let scaled = |amount: u64| (amount as f64 * part).round() as u64;
             demand.push(Demand {
-                at: request.at + copy * 1_000_000,
+                at: request.at + copy as i64 * 1_000_000,
                 millirequests: scaled(request.millirequests),
                 input: scaled(request.input),
                 cache_read: scaled(request.cache_read),
@@ -112,4 +121,32 @@ fn busiest(all: &[Demand], length: i64) -> i64 {
         }
     }
     start
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn factor_multiplies_all_amounts_with_any_number_of_copies() {
+        let request = |at: i64| Demand {
+            at: at * 1_000_000,
+            millirequests: 1_000,
+            input: 1_000,
+            cache_read: 0,
+            cache_write: 0,
+            output: 0,
+            tag: 0,
+            model: 0,
+        };
+        let all: Vec<Demand> = (0..5_000).map(request).collect();
+        for (factor, count) in [("2.5x", 15_000), ("1000x", MOST)] {
+            let event: Event = format!("2026-12-05T18:00 {factor} 2h").parse().unwrap();
+            let (demand, basis) = demand(&all, &event).unwrap();
+            assert!(!basis.is_same_hours);
+            assert_eq!(demand.len(), count);
+            let sum: u64 = demand.iter().map(|request| request.input).sum();
+            assert_eq!(sum as f64, 5_000_000.0 * event.factor);
+        }
+    }
 }

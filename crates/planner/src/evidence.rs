@@ -8,17 +8,17 @@ use crate::{
     bucket::{self, DIMENSIONS, Quota},
     capacity::{CAPACITIES, CapacityEvidence},
     demand::PoolDemand,
-    diagnose::{Cause, diagnose},
+    diagnose::{Cause, causes_of_pool},
     forecast::{Forecast, forecast},
-    limits::{self, Known, LimitTable},
+    limits::{self, Known, LimitTable, PoolLimits},
     mark::Mark,
-    plan::{chosen_pools, in_units, points},
+    plan::{check_growth, chosen_pools, in_units, points},
     replay::paced,
     rolling::{Peaks, Point, percentile, rolling_minutes},
     search::{Target, least_limit},
     text::{Lines, count, coverage, exact, percent, seconds, span},
     time::{DAY, HOUR, SECOND, Time},
-    traffic::{Coverage, Outcome, Row, Traffic},
+    traffic::{Coverage, NameId, Outcome, Row, Traffic},
 };
 
 /// The most request ids in the evidence.
@@ -44,7 +44,7 @@ pub struct EvidenceOptions {
     pub growth: f64,
     /// The target for waits with pacing.
     pub target: Target,
-    /// What was already done, in the user's words.
+    /// The measures that were already taken, in the words of the user.
     pub done: Vec<String>,
 }
 
@@ -74,6 +74,8 @@ pub struct Evidence {
     pub coverage: Coverage,
     /// The pool.
     pub pool: String,
+    /// The number of its requests.
+    pub requests: u64,
     /// The dimension for which more is asked.
     pub dimension: &'static str,
     /// The mark of the figures about the record.
@@ -103,7 +105,7 @@ pub struct Evidence {
     pub paced_share: f64,
     /// The first record with a wait.
     pub paced_since: Option<Time>,
-    /// What was already done.
+    /// The measures that were already taken.
     pub done: Vec<String>,
     /// The growth, if the record is long enough.
     pub forecast: Option<Forecast>,
@@ -111,7 +113,7 @@ pub struct Evidence {
     pub no_forecast: Option<String>,
     /// The 95th percentile of the waits in seconds, with growth, under the limit in force.
     pub wait_p95_if_refused: Option<f64>,
-    /// What makes figures less certain.
+    /// The reasons for which figures are less certain.
     pub warnings: Vec<String>,
 }
 
@@ -144,6 +146,7 @@ pub fn evidence(traffic: &Traffic, options: &EvidenceOptions) -> Result<Evidence
     if traffic.coverage.sample_rate < 1.0 {
         return Err("the record is a sample: peaks cannot be known from it".to_owned());
     }
+    check_growth(options.growth)?;
     let pool = chosen_pools(traffic, Some(&options.pool))?[0];
     let name = traffic.names.get(pool).to_owned();
     let found = PoolDemand::of(traffic, pool);
@@ -194,7 +197,7 @@ pub fn evidence(traffic: &Traffic, options: &EvidenceOptions) -> Result<Evidence
         Err(reason) => (None, Some(reason)),
     };
     let of_pool = || traffic.rows.iter().filter(|row| row.pool == pool);
-    let (rejections, request_ids) = rejections(traffic, options.limits.as_ref());
+    let (rejections, request_ids) = rejections(traffic, pool, in_force);
     let waited = |row: &&Row| row.sent > row.start;
     let read: u64 = demand.iter().map(|demand| demand.cache_read).sum();
     let prompt: u64 = demand
@@ -204,6 +207,7 @@ pub fn evidence(traffic: &Traffic, options: &EvidenceOptions) -> Result<Evidence
     let mut report = Evidence {
         verdict: String::new(),
         coverage: traffic.coverage.clone(),
+        requests: of_pool().map(|row| u64::from(row.requests)).sum(),
         dimension: DIMENSIONS[chosen],
         mark: Mark::exact_if(found.basis.is_exact()),
         ask,
@@ -225,6 +229,10 @@ pub fn evidence(traffic: &Traffic, options: &EvidenceOptions) -> Result<Evidence
         limits: known,
         pool: name,
     };
+    let missing = |table: &LimitTable| table.missing(&report.pool);
+    report
+        .warnings
+        .extend(options.limits.as_ref().and_then(missing));
     report.reasoning = report.reason(options);
     report.verdict = report.verdict(in_force[chosen], shares[chosen]);
     Ok(report)
@@ -263,10 +271,11 @@ fn of_dimension(points: &[Point], dimension: usize, limit: Option<u64>) -> Dimen
 }
 
 /// Returns the number of 429s by cause, and some of their request ids.
-fn rejections(traffic: &Traffic, table: Option<&LimitTable>) -> (Vec<(String, u64)>, Vec<String>) {
-    let Ok(diagnosis) = diagnose(traffic, table, None) else {
-        return (Vec::new(), Vec::new());
-    };
+fn rejections(
+    traffic: &Traffic,
+    pool: NameId,
+    limits: PoolLimits,
+) -> (Vec<(String, u64)>, Vec<String>) {
     let is_limit = |cause: Cause| {
         !matches!(
             cause,
@@ -274,17 +283,13 @@ fn rejections(traffic: &Traffic, table: Option<&LimitTable>) -> (Vec<(String, u6
         )
     };
     let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
-    for finding in diagnosis
-        .findings
-        .iter()
-        .filter(|finding| is_limit(finding.cause))
-    {
-        *counts.entry(finding.name).or_default() += finding.count;
+    for (_, cause, _) in causes_of_pool(traffic, pool, limits) {
+        if is_limit(cause) {
+            *counts.entry(cause.name()).or_default() += 1;
+        }
     }
-    let refused = traffic
-        .rows
-        .iter()
-        .filter(|row| row.outcome == Outcome::RateLimited && !row.is_local);
+    let of_pool = traffic.rows.iter().filter(|row| row.pool == pool);
+    let refused = of_pool.filter(|row| row.outcome == Outcome::RateLimited && !row.is_local);
     let ids = refused
         .filter_map(|row| traffic.request_id(row))
         .take(MOST_IDS);
@@ -358,7 +363,7 @@ impl Evidence {
         let covered = self.coverage.span() - (self.coverage.hole_seconds * SECOND as f64) as i64;
         text.push_str(&format!(
             "Basis: {} requests from {} to {} UTC, {} recorded.\n",
-            exact(self.coverage.records),
+            exact(self.requests),
             self.coverage.from.to_minute(),
             self.coverage.until.to_minute(),
             span(covered)

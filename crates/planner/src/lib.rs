@@ -2,7 +2,7 @@
 //!
 //! * [`read`] converts logs to the [normal form](record), and a
 //!   [`TrafficBuilder`](traffic::TrafficBuilder) collects them in compact form, with a
-//!   [`Coverage`](traffic::Coverage) that says what is missing.
+//!   [`Coverage`](traffic::Coverage) of the gaps.
 //! * [`demand`] finds what callers wanted, without waits and retries.
 //! * [`replay`] sends it through the limiter of the layers in virtual time, and [`bucket`] does the
 //!   same as fast arithmetic, for the [`search`] of the least limit.

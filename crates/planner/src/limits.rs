@@ -1,6 +1,6 @@
 //! The limits of pools: of a tier, of a file, or as response headers have shown them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Display};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -69,25 +69,43 @@ impl LimitTable {
 
     /// Reads limits from JSON: the answer of `GET /v1/organizations/rate_limits`, or an object such
     /// as `{"sonnet-5.5": {"requests": 4000, "input_tokens": 2000000, "output_tokens": 400000}}`.
+    /// The name of a pool may be that of a model in it.
     ///
     /// # Errors
     /// Returns a message for JSON of another form.
     pub fn from_json(name: &str, json: &str) -> Result<Self, String> {
         let value: Value =
             serde_json::from_str(json).map_err(|error| format!("{name}: {error}"))?;
-        let pools = match value["data"].as_array() {
-            Some(entries) => of_api(entries),
-            None => {
-                let pools: BTreeMap<String, FileLimits> = serde_json::from_value(value)
-                    .map_err(|error| format!("{name}: no limits of pools: {error}"))?;
-                let limits =
-                    |file: FileLimits| [file.requests, file.input_tokens, file.output_tokens];
-                pools
-                    .into_iter()
-                    .map(|(pool, file)| (pool, limits(file)))
-                    .collect()
-            }
-        };
+        match value["data"].as_array() {
+            Some(entries) => Self::new(name, of_api(entries)),
+            None => Self::of_file(name, serde_json::from_value(value)),
+        }
+    }
+
+    /// Reads limits from TOML: a table for each pool, such as `["sonnet-5.5"]`, with the keys
+    /// `requests`, `input_tokens` and `output_tokens`.
+    ///
+    /// # Errors
+    /// Returns a message for TOML of another form.
+    pub fn from_toml(name: &str, toml: &str) -> Result<Self, String> {
+        Self::of_file(name, toml::from_str(toml))
+    }
+
+    fn of_file<E: Display>(
+        name: &str,
+        pools: Result<BTreeMap<String, FileLimits>, E>,
+    ) -> Result<Self, String> {
+        let pools = pools.map_err(|error| format!("{name}: no limits of pools: {error}"))?;
+        let pools = pools.into_iter().map(|(pool, file)| {
+            let model = ModelCatalog::builtin().get(&pool);
+            let pool = model.map_or(pool, |model| model.rate_group.to_string());
+            let limits = [file.requests, file.input_tokens, file.output_tokens];
+            (pool, limits)
+        });
+        Self::new(name, pools.collect())
+    }
+
+    fn new(name: &str, pools: BTreeMap<String, PoolLimits>) -> Result<Self, String> {
         if pools.is_empty() {
             return Err(format!("{name}: no limits of a model group"));
         }
@@ -96,6 +114,12 @@ impl LimitTable {
             tier: None,
             source: name.to_owned(),
         })
+    }
+
+    /// Returns a warning if the table has no limits of a pool.
+    pub(crate) fn missing(&self, pool: &str) -> Option<String> {
+        let is_missing = self.of(pool).is_none();
+        is_missing.then(|| format!("{} has no limits of pool {pool}", self.source))
     }
 
     /// Returns the limits of a pool.
@@ -203,6 +227,14 @@ mod tests {
             table.of("sonnet-5.5").unwrap().limits,
             [None, Some(7), None]
         );
+        let toml = "[claude-sonnet-5-5]\ninput_tokens = 7\n[\"opus-5.5\"]\nrequests = 50\n";
+        let table = LimitTable::from_toml("own.toml", toml).unwrap();
+        let known = table.of("sonnet-5.5").unwrap();
+        assert_eq!(known.limits, [None, Some(7), None]);
+        assert_eq!(table.of("opus-5.5").unwrap().limits[0], Some(50));
+        for bad in ["", "[a]\nitpm = 1", "a = 1", "[a]\nrequests = -1"] {
+            assert!(LimitTable::from_toml("bad", bad).is_err(), "{bad}");
+        }
         for bad in ["{", "[]", "{}", r#"{"a":{"itpm":1}}"#, r#"{"data":[]}"#] {
             assert!(LimitTable::from_json("bad", bad).is_err(), "{bad}");
         }

@@ -30,7 +30,8 @@ pub fn count(count: u64) -> String {
         1_000..10_000 => format!("{},{:03}", count / 1_000, count % 1_000),
         10_000..999_500 => scaled(1e3, "k"),
         999_500..999_500_000 => scaled(1e6, "M"),
-        _ => scaled(1e9, "G"),
+        999_500_000..999_500_000_000 => scaled(1e9, "G"),
+        _ => scaled(1e12, "T"),
     }
 }
 
@@ -83,6 +84,17 @@ pub fn span(micros: i64) -> String {
     }
 }
 
+/// Replaces what could act on a terminal, or turn the text around it. Names are those of a log.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    let replace = |character: char| match character {
+        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '\u{fffd}',
+        _ if character.is_control() => '\u{fffd}',
+        _ => character,
+    };
+    text.chars().map(replace).collect()
+}
+
 type PeakFigure = fn(&Peaks) -> u64;
 type NeedFigure = fn(&Need) -> Option<u64>;
 
@@ -102,9 +114,8 @@ impl Lines {
             self.0.truncate(MOST_LINES - 1);
             self.0.push(format!("… {left} more lines: --json has all"));
         }
-        let mut text = self.0.join("\n");
-        text.push('\n');
-        text
+        let lines = self.0.iter().map(|line| printable(line) + "\n");
+        lines.collect()
     }
 }
 
@@ -216,6 +227,12 @@ impl PlanReport {
                 seconds(replay.paced.wait_p95),
                 seconds(replay.paced.wait_max),
                 percent(replay.unpaced.refused)
+            ));
+        }
+        if let Some(dollars) = plan.dollars_per_month {
+            let dollars = exact(dollars.round() as u64);
+            lines.push(format!(
+                "cost     ~${dollars} for 30 days like these, at list prices"
             ));
         }
         what_ifs(plan, lines);
@@ -351,7 +368,11 @@ fn what_ifs(plan: &PoolPlan, lines: &mut Lines) {
         }
         let need = |need: Option<u64>| need.map_or("-".to_owned(), count);
         let dollars = match result.dollars_per_month {
-            (Some(before), Some(after)) => format!(", ${before:.0} → ~${after:.0} in 30 days"),
+            (Some(before), Some(after)) => format!(
+                ", ${} → ~${} in 30 days",
+                exact(before.round() as u64),
+                exact(after.round() as u64)
+            ),
             _ => String::new(),
         };
         lines.push(format!(
@@ -406,8 +427,16 @@ mod tests {
         assert_eq!(count(22_235), "22.2 k");
         assert_eq!(count(1_392_194), "1.39 M");
         assert_eq!(count(999_600), "1.00 M");
+        assert_eq!(count(999_600_000_000), "1.00 T");
         assert_eq!(exact(1_234_567), "1,234,567");
         assert_eq!(percent(0.0432), "4.3 %");
         assert_eq!(seconds(1.234), "1.23 s");
+    }
+
+    #[test]
+    fn names_cannot_act_on_a_terminal() {
+        let mut lines = Lines::default();
+        lines.push("pool \u{1b}[31m\u{202e}\r\nü");
+        assert_eq!(lines.text(), "pool \u{fffd}[31m\u{fffd}\u{fffd}\u{fffd}ü\n");
     }
 }

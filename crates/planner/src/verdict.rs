@@ -3,7 +3,7 @@
 use crate::{
     bucket::DIMENSIONS,
     plan::{PlanOptions, PoolPlan, TierFit, TierRow},
-    text::{count, percent, seconds},
+    text::{count, exact, percent, seconds},
     time::DAY,
     traffic::{Coverage, UNKNOWN},
 };
@@ -18,12 +18,12 @@ pub(crate) fn plan(plan: &PoolPlan, options: &PlanOptions) -> String {
         .filter(|hours| known && *hours > 0.0);
     // Hours of a record that is shorter than a week are not scaled up.
     let per = if plan.span_seconds < 7.0 * 86_400.0 {
-        "h"
+        ""
     } else {
-        "h/week"
+        "/week"
     };
     let above = hours.map_or(String::new(), |hours| {
-        format!(": {hours:.1} {per} above 80 %")
+        format!(": {}{per} above 80 %", seconds(hours * 3_600.0))
     });
     let what = if !known {
         let needs = || dimension.needs.iter().filter_map(|need| need.for_target);
@@ -109,7 +109,7 @@ pub(crate) fn coverage_warnings(coverage: &Coverage) -> Vec<String> {
     for file in &coverage.files {
         for problem in file.problems.iter().take(1) {
             warnings.push(format!(
-                "{}:{}: {} ({} lines skipped in all)",
+                "{}:{}: {} ({} skipped in all)",
                 file.name, problem.line, problem.text, file.skipped
             ));
         }
@@ -140,8 +140,14 @@ pub(crate) fn coverage_warnings(coverage: &Coverage) -> Vec<String> {
             "the longest sum is of {seconds:.0} s: peaks of a minute are not in the record"
         ));
     }
+    if coverage.not_logged > 0 {
+        warnings.push(format!(
+            "the event log has lost {} rows, so sums and needs are too low",
+            exact(coverage.not_logged)
+        ));
+    }
     if coverage.without_status > 0 {
-        let (count, all) = (coverage.without_status, coverage.records);
+        let (count, all) = (exact(coverage.without_status), exact(coverage.records));
         warnings.push(format!(
             "{count} of {all} records have no status and count as answered if they have output"
         ));

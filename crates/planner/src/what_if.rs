@@ -91,11 +91,11 @@ impl std::fmt::Display for WhatIf {
 
 /// The edited demand of a pool.
 pub(crate) struct Edited {
-    /// What stays in the limits of Messages.
+    /// The requests that stay in the limits of Messages.
     pub(crate) demand: Vec<Demand>,
-    /// What goes through the Batches API.
+    /// The requests that go through the Batches API.
     pub(crate) batched: Vec<Demand>,
-    /// What another model answers, and its name.
+    /// The requests that another model answers.
     pub(crate) moved: Vec<Demand>,
 }
 

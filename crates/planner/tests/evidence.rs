@@ -131,3 +131,42 @@ fn plan_of_weeks_has_a_forecast_and_the_data_of_a_page() {
     // 60 requests an hour for 22 days, for 30 days: 1,000 input, 1,000 cache reads and 5 output.
     assert!(pool.dollars_per_month.unwrap() > 50.0);
 }
+
+#[test]
+fn evidence_of_a_pool_leaves_out_the_other_pools() {
+    let mut log = String::new();
+    for number in 0..40 {
+        let (model, status) = match number % 2 {
+            0 => ("claude-sonnet-5-5", 200),
+            _ => ("claude-opus-5-5", 429),
+        };
+        let start = Time(START + number * MINUTE);
+        let _ = writeln!(
+            log,
+            r#"{{"t_start":"{start}","model":"{model}","input":10,"status":{status},"request_id":"req_{number}"}}"#
+        );
+    }
+    let mut builder = TrafficBuilder::new(None);
+    let report = read("two.jsonl", log.as_bytes(), None, &mut |line, record| {
+        builder.add(line, &record);
+    });
+    builder.end_file(report.unwrap());
+    let traffic = builder.build().unwrap();
+    let report = evidence(&traffic, &EvidenceOptions::new("sonnet-5.5")).unwrap();
+    assert_eq!((report.requests, report.rejections.len()), (20, 0));
+    assert!(report.request_ids.is_empty());
+    assert!(report.paste().contains("Basis: 20 requests"));
+    let mut options = EvidenceOptions::new("claude-opus-5-5");
+    options.limits =
+        Some(LimitTable::from_json("own", r#"{"sonnet-5.5":{"requests":1}}"#).unwrap());
+    options.ask = Some(100);
+    let report = evidence(&traffic, &options).unwrap();
+    assert_eq!(
+        report.rejections.iter().map(|cause| cause.1).sum::<u64>(),
+        20
+    );
+    let has_warning = |warning: &String| warning == "own has no limits of pool opus-5.5";
+    assert!(report.warnings.iter().any(has_warning));
+    options.growth = f64::NAN;
+    assert!(evidence(&traffic, &options).is_err());
+}

@@ -1,6 +1,8 @@
 //! All kinds of logs, and what is wrong with them.
 
 use tower_claude_planner::{
+    demand::PoolDemand,
+    plan::{PlanOptions, plan},
     read::{FileReport, Format, ReadError, read},
     record::Record,
     time::Time,
@@ -386,4 +388,60 @@ proptest::proptest! {
             proptest::prop_assert_eq!(report.records, count);
         }
     }
+}
+
+#[test]
+fn rows_that_an_event_log_has_lost_are_counted_and_are_no_requests() {
+    let log = r#"{"t_start":"2026-11-28T09:00:00Z","status":200,"input":5,"output":1}
+{"t_start":"2026-11-28T09:00:01Z","t_end":"2026-11-28T09:00:09Z","endpoint":"other","because":"not_logged","process":"a","requests":1234}"#;
+    let traffic = traffic(&[log]);
+    let coverage = &traffic.coverage;
+    assert_eq!(
+        (
+            coverage.not_logged,
+            coverage.records,
+            coverage.other_endpoints
+        ),
+        (1_234, 1, 0)
+    );
+    let report = plan(&traffic, &PlanOptions::default(), &mut |_, _| {}).unwrap();
+    let has_warning = |warning: &String| warning.contains("lost 1,234 rows");
+    assert!(report.warnings.iter().any(has_warning), "{report:?}");
+}
+
+#[test]
+fn absurd_counts_are_skipped_in_every_kind_of_log() {
+    let most = u64::MAX;
+    let table = format!("t_start,input\n2026-11-28T09:00:00Z,{most}\n2026-11-28T09:00:00Z,1");
+    let access = format!(
+        "{{\"msec\":1795857123.4,\"status\":200,\"input_tokens\":{most}}}\n{{\"msec\":1795857123.4,\"status\":200,\"input_tokens\":1}}"
+    );
+    for log in [table, access] {
+        let (report, records) = parse(&log).unwrap();
+        assert_eq!((report.skipped, records.len()), (1, 1), "{log}");
+        assert!(report.problems[0].text.contains("2^40"), "{report:?}");
+    }
+    let spans = format!(
+        r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{{"startTimeUnixNano":"1795857123000000000","attributes":[{{"key":"gen_ai.request.model","value":{{"stringValue":"m"}}}},{{"key":"gen_ai.usage.cache_read.input_tokens","value":{{"intValue":"{most}"}}}},{{"key":"gen_ai.usage.cache_creation.input_tokens","value":{{"intValue":"{most}"}}}}]}}]}}]}}]}}"#
+    );
+    assert!(parse(&spans).unwrap_err().to_string().contains("2^40"));
+}
+
+#[test]
+fn sums_of_one_period_are_one_demand() {
+    let row = |key: &str, input: u64| {
+        format!(
+            r#"{{"t_start":"2026-11-28T09:12:00Z","t_end":"2026-11-28T09:13:00Z","model":"claude-sonnet-5-5","requests":60,"input":{input},"key":"{key}"}}"#
+        )
+    };
+    let log = [row("a", 600), row("b", 1_800)].join("\n");
+    let traffic = traffic(&[&log]);
+    let demand = PoolDemand::of(&traffic, traffic.pools()[0]);
+    assert_eq!((demand.demand.len(), demand.basis.calls), (60, 120));
+    assert!(
+        demand
+            .demand
+            .iter()
+            .all(|part| part.limited() == [2_000, 40, 0])
+    );
 }

@@ -11,6 +11,7 @@ use tower_claude_planner::{
     read::read,
     replay,
     search::{Target, least_limit},
+    time::Time,
     traffic::{Traffic, TrafficBuilder},
 };
 
@@ -204,4 +205,30 @@ fn least_limit_is_that_of_all_limits_tried_in_turn() {
         let quota = Quota::only(dimension, found as u64, burst);
         assert!(is_met(&demand, &quota, &target) && target.is_met(&demand, &quota));
     }
+}
+
+#[test]
+fn short_time_above_the_limit_is_no_zero() {
+    let mut log = "t_start,model,input\n".to_owned();
+    let mut row = |at: i64| {
+        let start = Time(1_793_577_600_000_000 + at * 1_000_000);
+        log.push_str(&format!("{start},claude-sonnet-5-5,1000\n"));
+    };
+    let week = 8 * 86_400;
+    (0..week / 600).for_each(|number| row(number * 600));
+    (0..10).for_each(|_| row(week));
+    row(week + 600);
+    let mut builder = TrafficBuilder::new(None);
+    let report = read("week.csv", log.as_bytes(), None, &mut |line, record| {
+        builder.add(line, &record);
+    });
+    builder.end_file(report.unwrap());
+    let traffic = builder.build().unwrap();
+    let mut options = PlanOptions::default();
+    let limits = "[claude-sonnet-5-5]\ninput_tokens = 10_000\n";
+    options.limits = Some(LimitTable::from_toml("own.toml", limits).unwrap());
+    let verdict = plan(&traffic, &options, &mut |_, _| {}).unwrap().verdict;
+    // 60 s of eight days.
+    let expected = "input tokens bind pool sonnet-5.5: 52 s/week above 80 %";
+    assert!(verdict.starts_with(expected), "{verdict}");
 }

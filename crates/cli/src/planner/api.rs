@@ -13,7 +13,7 @@ use tower_claude_gateway::admin::{AdminClient, UsageWidth};
 use tower_claude_planner::limits::LimitTable;
 use tower_claude_wire::{ModelCatalog, admin::RateLimitEntry};
 
-use super::input::Failure;
+use super::failure::Failure;
 
 /// The variable with the Admin key.
 const KEY: &str = "ANTHROPIC_ADMIN_KEY";

@@ -1,11 +1,9 @@
 //! The logs that a command reads.
 
 use std::{
-    fmt,
     fs::File,
     io::{self, BufRead, BufReader, Read},
     path::{Path, PathBuf},
-    process::ExitCode,
     time::Duration,
 };
 
@@ -16,36 +14,7 @@ use tower_claude_planner::{
     traffic::{Traffic, TrafficBuilder},
 };
 
-use super::{api, progress::Progress};
-
-/// The end of a command that has failed.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    /// A file or an option is wrong. Status 2.
-    Input(String),
-    /// The result cannot be written. Status 1.
-    Output(String),
-}
-
-impl Failure {
-    pub(super) fn write(path: &Path, error: &io::Error) -> Self {
-        Self::Output(format!("{}: {error}", path.display()))
-    }
-
-    pub(crate) fn code(&self) -> ExitCode {
-        match self {
-            Self::Input(_) => ExitCode::from(2),
-            Self::Output(_) => ExitCode::FAILURE,
-        }
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Input(text) | Self::Output(text)) = self;
-        f.write_str(text)
-    }
-}
+use super::{api, failure::Failure, progress::Progress};
 
 /// The logs that a command reads, together.
 #[derive(Debug, Args)]
@@ -74,8 +43,12 @@ impl Inputs {
     /// Reads all logs.
     pub(super) fn read(&self, progress: &Progress) -> Result<Traffic, Failure> {
         let mut builder = TrafficBuilder::new(self.model.as_deref());
-        for path in &self.inputs {
+        for (index, path) in self.inputs.iter().enumerate() {
             let name = path.display().to_string();
+            if self.inputs[..index].contains(path) {
+                let message = format!("{name}: the file is given twice");
+                return Err(Failure::Input(message));
+            }
             progress.read(&name, path.metadata().map_or(0, |file| file.len()));
             let report = read_with(path, None, progress, &mut |line, record| {
                 builder.add(line, &record);

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::{
-    limits::{self, LimitTable},
+    limits::{self, LimitTable, PoolLimits},
     mark::Mark,
+    text::exact,
     time::{MINUTE, Time},
     traffic::{Coverage, NameId, Row, Traffic},
 };
@@ -74,7 +75,7 @@ pub struct Diagnosis {
     pub slow: u64,
     /// The causes, the most frequent first.
     pub findings: Vec<Finding>,
-    /// What makes figures less certain.
+    /// The reasons for which figures are less certain.
     pub warnings: Vec<String>,
 }
 
@@ -101,7 +102,7 @@ pub fn diagnose(
     if attempts == 0 {
         return Err(format!(
             "nothing is recorded within five minutes of {}: the record is from {} to {} UTC",
-            from.to_minute(),
+            at.unwrap_or(from).to_minute(),
             coverage.from.to_minute(),
             coverage.until.to_minute()
         ));
@@ -115,7 +116,7 @@ pub fn diagnose(
             None => limits::shown(traffic, pool),
         };
         let limits = known.map_or([None; 3], |known| known.limits);
-        for (row, cause, mark) in Pool::new(traffic, pool, limits).causes() {
+        for (row, cause, mark) in causes_of_pool(traffic, pool, limits) {
             if is_inside(&row) {
                 let is_rejected = row.outcome.is_refusal();
                 rejected += u64::from(is_rejected);
@@ -131,6 +132,10 @@ pub fn diagnose(
         .collect();
     findings.sort_by_key(|finding| (std::cmp::Reverse(finding.count), finding.cause));
     let mut warnings = crate::verdict::coverage_warnings(coverage);
+    if let Some(table) = table {
+        let pools = traffic.pools().into_iter();
+        warnings.extend(pools.filter_map(|pool| table.missing(traffic.names.get(pool))));
+    }
     if coverage.sample_rate < 1.0 {
         warnings.push(format!(
             "the record keeps {:.1} % of the requests: sums are too low",
@@ -150,9 +155,21 @@ pub fn diagnose(
     })
 }
 
+/// Returns the rejected and slow rows of a pool with their causes.
+pub(crate) fn causes_of_pool(
+    traffic: &Traffic,
+    pool: NameId,
+    limits: PoolLimits,
+) -> Vec<(Row, Cause, Mark)> {
+    Pool::new(traffic, pool, limits).causes()
+}
+
 fn verdict(findings: &[Finding], attempts: u64, rejected: u64, slow: u64) -> String {
     let Some(first) = findings.first() else {
-        return format!("no rejection and no slow call among {attempts} attempts");
+        return format!(
+            "no rejection and no slow call among {} attempts",
+            exact(attempts)
+        );
     };
     let share = crate::text::percent(first.share);
     let next = findings.get(1).map_or(String::new(), |next| {
@@ -164,8 +181,11 @@ fn verdict(findings: &[Finding], attempts: u64, rejected: u64, slow: u64) -> Str
     });
     let sign = first.mark.sign();
     format!(
-        "{} caused {sign}{share} of {rejected} rejections and {slow} slow calls among {attempts} attempts{next}",
-        first.name
+        "{} caused {sign}{share} of {} rejections and {} slow calls among {} attempts{next}",
+        first.name,
+        exact(rejected),
+        exact(slow),
+        exact(attempts)
     )
 }
 
@@ -235,8 +255,8 @@ impl Diagnosis {
                 "{sign}{:>6}  {} ({} of {}, {} to {})",
                 crate::text::percent(finding.share),
                 finding.name,
-                finding.count,
-                self.rejected + self.slow,
+                exact(finding.count),
+                exact(self.rejected + self.slow),
                 finding.first.to_second(),
                 finding.last.to_second()
             ));
@@ -249,7 +269,7 @@ impl Diagnosis {
                 ("tag", &finding.tags),
             ] {
                 if let Some((name, count)) = counts.first() {
-                    where_.push(format!("{kind} {name} ({count})"));
+                    where_.push(format!("{kind} {name} ({})", exact(*count)));
                 }
             }
             if let Some(id) = finding.request_ids.first() {

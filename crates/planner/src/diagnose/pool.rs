@@ -1,6 +1,9 @@
 //! The search of the causes in the traffic of one pool.
 
-use std::collections::VecDeque;
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
+};
 
 use super::cause::{Cause, SLOW};
 use crate::{
@@ -66,7 +69,7 @@ pub(super) struct Pool<'a> {
     most_admitted: f64,
     most_in_flight: usize,
     /// The ends of attempts in flight.
-    in_flight: Vec<i64>,
+    in_flight: BinaryHeap<Reverse<i64>>,
     /// The attempts of the last minute: the time, and true for a retry.
     recent: VecDeque<(i64, bool)>,
     retries: usize,
@@ -102,7 +105,7 @@ impl<'a> Pool<'a> {
             first_used: Used::default(),
             most_admitted: 0.0,
             most_in_flight: 0,
-            in_flight: Vec::new(),
+            in_flight: BinaryHeap::new(),
             recent: VecDeque::new(),
             retries: 0,
             shown: None,
@@ -129,7 +132,9 @@ impl<'a> Pool<'a> {
     fn advance(&mut self, row: &Row) {
         self.used.advance(row.sent);
         self.first_used.advance(row.sent);
-        self.in_flight.retain(|end| *end > row.sent);
+        while self.in_flight.peek().is_some_and(|end| end.0 <= row.sent) {
+            self.in_flight.pop();
+        }
         while let Some((at, is_retry)) = self.recent.front().copied() {
             if at > row.sent - MINUTE {
                 break;
@@ -182,7 +187,7 @@ impl<'a> Pool<'a> {
             self.most_in_flight = self.most_in_flight.max(self.in_flight.len() + 1);
         }
         if is_counted {
-            self.in_flight.push(row.end);
+            self.in_flight.push(Reverse(row.end));
         }
         if let Some(shown) = self.foreign_use(row) {
             self.shown = Some(shown);

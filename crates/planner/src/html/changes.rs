@@ -1,4 +1,4 @@
-//! What may come: what-ifs, events and the forecast.
+//! The part of a plan about the future: what-ifs, events and the forecast.
 
 use super::{
     markup::Html,

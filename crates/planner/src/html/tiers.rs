@@ -84,7 +84,7 @@ fn paced(html: &mut Html, fit: &Fit) {
     cell(html, fit.suffices_paced, &p95, &seconds(fit.wait_max));
 }
 
-/// Writes a cell that says if something is enough.
+/// Writes a cell with the answer if limits are enough.
 fn cell(html: &mut Html, is_enough: bool, figure: &str, more: &str) {
     html.element("td", &[], |html| {
         let (class, sign, word) = match is_enough {

@@ -14,7 +14,7 @@ use crate::{
     what_if::WhatIf,
 };
 
-/// What the effects of what-ifs and events depend on.
+/// The basis of the effects of what-ifs and events.
 pub(super) struct Context<'a> {
     pub(super) traffic: &'a Traffic,
     pub(super) pool: &'a PoolDemand,

@@ -20,7 +20,7 @@ use crate::{
     rolling::{Peaks, Point, minute_sums, rolling_minutes},
     search::{Target, least_limit},
     time::{HOUR, MINUTE, SECOND, Time, WEEK},
-    traffic::{Coverage, NameId, Traffic},
+    traffic::{NameId, Traffic},
     what_if::WhatIf,
 };
 
@@ -117,7 +117,7 @@ pub fn plan(
         coverage: traffic.coverage.clone(),
         target: options.target,
         growth: options.growth,
-        warnings: warnings(&traffic.coverage, &planned),
+        warnings: warnings(traffic, &planned, options),
         pools: planned,
         other_pools,
     })
@@ -131,22 +131,28 @@ fn check(traffic: &Traffic, options: &PlanOptions) -> Result<(), String> {
             rate * 100.0
         ));
     }
-    if !(0.01..=1_000.0).contains(&options.growth) {
-        return Err("the growth is a factor such as 1.5".to_owned());
-    }
-    Ok(())
+    check_growth(options.growth)
+}
+
+/// Returns a message for a growth that is no factor.
+pub(crate) fn check_growth(growth: f64) -> Result<(), String> {
+    let is_factor = (0.01..=1_000.0).contains(&growth);
+    is_factor
+        .then_some(())
+        .ok_or_else(|| format!("the growth {growth} is no factor from 0.01 to 1000, such as 1.5"))
 }
 
 /// Returns the pools to plan.
 pub(crate) fn chosen_pools(traffic: &Traffic, name: Option<&str>) -> Result<Vec<NameId>, String> {
     let pools = traffic.pools();
     let Some(name) = name else { return Ok(pools) };
-    let model = ModelCatalog::builtin().get(name);
-    let is_wanted = |pool: &NameId| {
-        let pool = traffic.names.get(*pool);
-        pool == name || model.is_some_and(|model| *model.rate_group == *pool)
+    // A model is in the pool that its requests are.
+    let group = ModelCatalog::builtin().lookup(name).rate_group;
+    let find = |name: &str| {
+        let is_wanted = |pool: &NameId| traffic.names.get(*pool) == name;
+        pools.iter().copied().find(is_wanted)
     };
-    let found = pools.iter().copied().find(is_wanted);
+    let found = find(name).or_else(|| find(&group));
     found.map(|pool| vec![pool]).ok_or_else(|| {
         let names: Vec<&str> = pools.iter().map(|pool| traffic.names.get(*pool)).collect();
         format!(
@@ -494,15 +500,21 @@ fn fit(
     }
 }
 
-fn warnings(coverage: &Coverage, pools: &[PoolPlan]) -> Vec<String> {
-    let mut warnings = crate::verdict::coverage_warnings(coverage);
+fn warnings(traffic: &Traffic, pools: &[PoolPlan], options: &PlanOptions) -> Vec<String> {
+    let mut warnings = crate::verdict::coverage_warnings(&traffic.coverage);
     for plan in pools {
         let (basis, pool) = (&plan.basis, &plan.pool);
+        warnings.extend(
+            options
+                .limits
+                .as_ref()
+                .and_then(|table| table.missing(pool)),
+        );
         if basis.is_understated() {
             warnings.push(format!(
                 "pool {pool}: {} of {} calls were not answered, so the need is understated",
-                basis.unanswered + basis.unlinked_failures,
-                basis.calls + basis.unlinked_failures
+                crate::text::exact(basis.unanswered + basis.unlinked_failures),
+                crate::text::exact(basis.calls + basis.unlinked_failures)
             ));
         }
         if basis.has_sums {
@@ -513,7 +525,7 @@ fn warnings(coverage: &Coverage, pools: &[PoolPlan]) -> Vec<String> {
         if basis.unmeasured > 0 {
             warnings.push(format!(
                 "pool {pool}: {} calls without tokens",
-                basis.unmeasured
+                crate::text::exact(basis.unmeasured)
             ));
         }
     }

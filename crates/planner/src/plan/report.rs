@@ -34,7 +34,7 @@ pub struct PlanReport {
     pub pools: Vec<PoolPlan>,
     /// The names of the pools that were left out.
     pub other_pools: Vec<String>,
-    /// What makes figures less certain.
+    /// The reasons for which figures are less certain.
     pub warnings: Vec<String>,
 }
 
@@ -54,7 +54,7 @@ pub struct PoolPlan {
     pub limits: Option<Known>,
     /// The limits of the replay: those in force, or those of a tier.
     pub replayed: Known,
-    /// What the traffic shows about the size of the buckets.
+    /// The size of the buckets, as far as the traffic shows it.
     pub capacity: CapacityEvidence,
     /// The dimensions.
     pub dimensions: Vec<DimensionPlan>,

@@ -75,7 +75,7 @@ fn record(row: &Value, group: &Value, usage: &Value) -> Result<Record, String> {
         fast: group["speed"] == "fast",
         input: count("uncached_input_tokens"),
         cache_read: count("cache_read_input_tokens"),
-        cache_write: written.into_iter().flatten().reduce(|a, b| a + b),
+        cache_write: written.into_iter().flatten().reduce(u64::saturating_add),
         output: count("output_tokens"),
         key: text("api_key_id"),
         workspace: text("workspace_id"),

@@ -30,8 +30,14 @@ const LONGEST_LINE: usize = 64 << 20;
 /// The times that records may have, in microseconds since 1970.
 const TIMES: std::ops::Range<i64> = 1_000_000_000_000_000..10_000_000_000_000_000;
 
+/// The largest plausible count. Sums of larger ones could overflow.
+const MOST: u64 = 1 << 40;
+
 /// The largest document that is not read line by line, in bytes.
 const LARGEST_DOCUMENT: usize = 1 << 30;
+
+/// The first bytes of gzip and Zstandard.
+const COMPRESSED: [&[u8]; 2] = [&[0x1f, 0x8b], &[0x28, 0xb5, 0x2f, 0xfd]];
 
 /// The kind of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -115,7 +121,7 @@ pub struct FileReport {
     pub others: u64,
     /// The first problems.
     pub problems: Vec<Problem>,
-    /// What the log does not tell, or tells only roughly.
+    /// The figures that the log lacks, or has only roughly.
     pub notes: Vec<String>,
 }
 
@@ -132,6 +138,11 @@ pub enum ReadError {
     },
     /// The file is empty.
     Empty {
+        /// The name of the file.
+        name: String,
+    },
+    /// The file is compressed.
+    Compressed {
         /// The name of the file.
         name: String,
     },
@@ -158,6 +169,10 @@ impl fmt::Display for ReadError {
         match self {
             Self::Io { name, error } => write!(f, "{name}: {error}"),
             Self::Empty { name } => write!(f, "{name}: the file is empty"),
+            Self::Compressed { name } => write!(
+                f,
+                "{name}: the file is compressed: pass it through gzip -dc or zstd -dc, and read -"
+            ),
             Self::UnknownKind { name, line } => write!(
                 f,
                 "{name}:1: no log of a known kind (event log, access log in JSON, SDK debug log, \
@@ -194,6 +209,16 @@ impl Output<'_> {
         // Times of other centuries are errors, and would make the record as long.
         if !TIMES.contains(&record.t_start.0) {
             return self.problem(line, "the time is before 2001 or after 2286");
+        }
+        let tokens = [
+            record.input,
+            record.cache_read,
+            record.cache_write,
+            record.output,
+        ];
+        let mut counts = tokens.into_iter().chain([record.requests]).flatten();
+        if counts.any(|count| count > MOST) {
+            return self.problem(line, "a count over 2^40");
         }
         self.report.records += 1;
         (self.sink)(line, record);
@@ -246,6 +271,11 @@ pub fn read(
         error,
     };
     let start = peek(&mut input).map_err(io)?;
+    if COMPRESSED.iter().any(|magic| start.starts_with(magic)) {
+        return Err(ReadError::Compressed {
+            name: name.to_owned(),
+        });
+    }
     let text = String::from_utf8_lossy(&start);
     let Some(first) = text.lines().find(|line| !line.trim().is_empty()) else {
         return Err(ReadError::Empty {

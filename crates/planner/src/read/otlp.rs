@@ -73,7 +73,9 @@ fn record(resource: &Value, span: &Value) -> Result<Record, String> {
         .or_else(|| count("gen_ai.usage.cache_read_input_tokens"));
     let cache_write = count("gen_ai.usage.cache_creation.input_tokens")
         .or_else(|| count("gen_ai.usage.cache_creation_input_tokens"));
-    let cached = cache_read.unwrap_or(0) + cache_write.unwrap_or(0);
+    let cached = cache_read
+        .unwrap_or(0)
+        .saturating_add(cache_write.unwrap_or(0));
     let wait = number("tower_claude.wait_ms").map(|millis| millis / 1e3);
     let wait = wait.filter(|seconds| (0.0..1e6).contains(seconds));
     // The span of an attempt begins when it is sent.

@@ -27,6 +27,9 @@ const TIMES_MEDIAN: i64 = 50;
 /// The most holes that are reported.
 const MOST_HOLES: usize = 5;
 
+/// The reason in the row of an event log about rows that it has lost.
+const NOT_LOGGED: &str = "not_logged";
+
 /// A builder of [`Traffic`].
 #[derive(Debug)]
 pub struct TrafficBuilder {
@@ -63,6 +66,7 @@ impl TrafficBuilder {
                 records: 0,
                 duplicates: 0,
                 other_endpoints: 0,
+                not_logged: 0,
                 unmeasured: 0,
                 estimated: 0,
                 without_status: 0,
@@ -81,6 +85,11 @@ impl TrafficBuilder {
 
     /// Adds a record of the file that will be reported next.
     pub fn add(&mut self, line: u64, record: &Record) {
+        if record.because.as_deref() == Some(NOT_LOGGED) {
+            let lost = record.requests.unwrap_or(1);
+            self.coverage.not_logged = self.coverage.not_logged.saturating_add(lost);
+            return;
+        }
         let endpoint = record.endpoint.as_deref().unwrap_or("messages");
         if endpoint != "messages" {
             self.coverage.other_endpoints += 1;

@@ -256,6 +256,8 @@ pub struct Coverage {
     pub duplicates: u64,
     /// The number of records of other endpoints. They are left out.
     pub other_endpoints: u64,
+    /// The number of records that the writer of an event log could not write.
+    pub not_logged: u64,
     /// The number of records without tokens.
     pub unmeasured: u64,
     /// The number of records with estimated tokens.
