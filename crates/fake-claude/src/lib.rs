@@ -139,6 +139,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod admin_response;
 mod batches;
 mod body;
 mod check;

@@ -12,7 +12,7 @@ use http_body::Body;
 use tokio::time::{Instant, sleep_until};
 use tower_service::Service;
 
-use crate::admin;
+use crate::admin_response::PREFIX;
 use crate::batches::call::BatchCall;
 use crate::batches::outcome::LostCreation;
 use crate::batches::respond::{self, BatchAnswer};
@@ -66,7 +66,7 @@ where
                 return Ok(control::respond(&fake, &parts, body.as_ref()));
             }
             if let Some(api) = &fake.shared.config.admin
-                && parts.uri.path().starts_with(admin::PREFIX)
+                && parts.uri.path().starts_with(PREFIX)
             {
                 return Ok(api.respond(&fake, &parts));
             }
