@@ -476,9 +476,10 @@ async fn model_in_the_path_has_its_own_scope() {
     assert_eq!(
         scopes,
         [
-            "messages/opus-4.x",
-            "messages/sonnet-4.x",
-            "messages/sonnet-5.5"
+            // Clouds limit each model, in a region.
+            "messages/claude-opus-4-5",
+            "messages/claude-sonnet-4-6",
+            "messages/claude-sonnet-5-5"
         ]
     );
     let circuits = stack.breaker().handle().snapshot().circuits;
