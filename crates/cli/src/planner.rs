@@ -120,8 +120,17 @@ impl Plan {
         options.what_ifs = self.what_if;
         options.events = self.event;
         let mut step = |name: &str, share: f64| progress.step(name, share);
-        let report = plan(&traffic, &options, &mut step).map_err(Failure::Input)?;
+        let mut report = plan(&traffic, &options, &mut step).map_err(Failure::Input)?;
         progress.end();
+        if let Some(workspace) = self.limits.as_deref().and_then(of_api) {
+            let prices = report
+                .pools
+                .iter()
+                .filter_map(|pool| pool.dollars_per_month);
+            report
+                .warnings
+                .extend(api::spend_warning(prices.sum(), workspace)?);
+        }
         if let Some(folder) = &self.out {
             let page = html::plan(&report, &traffic);
             write(folder, "plan", &report, &report.text(), &page)?;
@@ -321,15 +330,20 @@ impl Convert {
     }
 }
 
+/// Returns the workspace, if one is named, of limits that the Admin API is asked for.
+fn of_api(limits: &str) -> Option<Option<&str>> {
+    match limits.strip_prefix("api")? {
+        "" => Some(None),
+        rest => rest.strip_prefix(':').map(Some),
+    }
+}
+
 fn read_limits(limits: Option<&str>) -> Result<Option<LimitTable>, Failure> {
     let Some(limits) = limits else {
         return Ok(None);
     };
-    if limits == "api" {
-        return api::limits(None).map(Some);
-    }
-    if let Some(workspace) = limits.strip_prefix("api:") {
-        return api::limits(Some(workspace)).map(Some);
+    if let Some(workspace) = of_api(limits) {
+        return api::limits(workspace).map(Some);
     }
     let table = match limits.strip_prefix("tier:") {
         Some(tier) => LimitTable::tier(tier),

@@ -100,6 +100,15 @@ async fn plan_takes_the_limits_of_the_api_and_of_a_workspace() {
     let (limits, source) = limit("api:wrkspc_1");
     assert_eq!(limits, serde_json::json!([30, 2_000_000, 400_000]));
     assert_eq!(source, "Admin API, workspace wrkspc_1");
+    let printed = || {
+        let arguments = ["plan", log.path(), "--limits", "api"];
+        text(&run(&arguments, &server.url(), Some(KEY)).stdout)
+    };
+    let above = "is above the spend limit of $0.01 a month";
+    admin.set_cap_cents(100_000_000);
+    assert!(!printed().contains("spend limit"), "{}", printed());
+    admin.set_cap_cents(1);
+    assert!(printed().contains(above), "{}", printed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

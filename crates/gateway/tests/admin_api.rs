@@ -119,6 +119,20 @@ async fn usage_of_several_days_is_read_in_parts() {
     assert_eq!(reversed, Err(AdminError::InvalidPeriod));
 }
 
+/// The API rejects a part without a second.
+#[tokio::test]
+async fn period_that_ends_just_after_a_bucket_has_no_empty_part() {
+    let (_admin, _server, client) = start().await;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let minute = SystemTime::UNIX_EPOCH + Duration::from_secs(now.unwrap().as_secs() / 60 * 60);
+    for (millis, parts) in [(0, 2), (300, 3), (1_300, 3)] {
+        let until = minute + Duration::from_millis(millis);
+        let since = until - Duration::from_secs(2 * 86_400);
+        let usage = within(client.usage(since, until, UsageWidth::Minute)).await;
+        assert_eq!(usage.unwrap().lines().count(), parts, "{millis}");
+    }
+}
+
 #[tokio::test]
 async fn organization_without_analytics_gets_the_older_report() {
     let (admin, server, client) = start().await;

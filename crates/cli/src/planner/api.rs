@@ -11,7 +11,10 @@ use serde_json::{Map, Value};
 use tokio::{runtime::Handle, task::block_in_place};
 use tower_claude_gateway::admin::{AdminClient, UsageWidth};
 use tower_claude_planner::limits::LimitTable;
-use tower_claude_wire::{ModelCatalog, admin::RateLimitEntry};
+use tower_claude_wire::{
+    ModelCatalog,
+    admin::{RateLimitEntry, SpendLimitEntry},
+};
 
 use super::failure::Failure;
 
@@ -79,6 +82,40 @@ pub(super) fn limits(workspace: Option<&str>) -> Result<LimitTable, Failure> {
     LimitTable::from_json(&name, &json).map_err(Failure::Input)
 }
 
+/// Returns a warning if traffic of this price, in US dollars for 30 days, passes a monthly spend limit
+/// of the organization or of the workspace.
+pub(super) fn spend_warning(
+    dollars: f64,
+    workspace: Option<&str>,
+) -> Result<Option<String>, Failure> {
+    let page = wait(client()?.spend_limits())?;
+    let page = SpendLimitEntry::parse_page(page.as_bytes()).map_err(failed)?;
+    Ok(passed_limit(&page.entries, dollars, workspace).map(|limit| {
+        format!(
+            "~${dollars:.2} for 30 days like these is above the spend limit of ${limit:.2} a month"
+        )
+    }))
+}
+
+/// Returns the smallest monthly limit in US dollars that this price passes.
+fn passed_limit(entries: &[SpendLimitEntry], dollars: f64, workspace: Option<&str>) -> Option<f64> {
+    let applies = |entry: &&SpendLimitEntry| {
+        entry.is_enabled
+            && entry.period.as_deref() == Some("monthly")
+            && entry.currency.as_deref() == Some("USD")
+            && entry
+                .workspace_id
+                .as_deref()
+                .is_none_or(|id| Some(id) == workspace)
+    };
+    let cents = entries
+        .iter()
+        .filter(applies)
+        .filter_map(|entry| entry.cents);
+    let limit = cents.min()? as f64 / 100.0;
+    (dollars > limit).then_some(limit)
+}
+
 /// Returns the smallest limits of each rate group of the catalog, as a file of the planner has them.
 fn smallest(entries: &[RateLimitEntry]) -> Map<String, Value> {
     let mut pools: BTreeMap<String, Map<String, Value>> = BTreeMap::new();
@@ -130,6 +167,20 @@ pub(super) fn parse_period(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn price_above_a_spend_limit_names_the_smallest_that_applies() {
+        let json = br#"{"data":[
+            {"scope":{"type":"usage_tier"},"amount":"50000","currency":"USD","period":"monthly","is_enabled":true},
+            {"scope":{"type":"organization"},"amount":"20000","currency":"USD","period":"monthly","is_enabled":false},
+            {"scope":{"type":"organization"},"amount":"100","currency":"USD","period":"daily","is_enabled":true},
+            {"scope":{"type":"workspace","workspace_id":"w"},"amount":"30000","currency":"USD","period":"monthly","is_enabled":true}]}"#;
+        let entries = SpendLimitEntry::parse_page(json).unwrap().entries;
+        assert_eq!(passed_limit(&entries, 499.0, None), None);
+        assert_eq!(passed_limit(&entries, 501.0, None), Some(500.0));
+        assert_eq!(passed_limit(&entries, 301.0, Some("w")), Some(300.0));
+        assert_eq!(passed_limit(&entries, 301.0, Some("v")), None);
+    }
 
     #[test]
     fn smaller_of_two_limits_holds_and_other_groups_are_left_out() {

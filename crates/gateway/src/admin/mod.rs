@@ -262,8 +262,10 @@ impl AdminClient {
         if since >= until {
             return Err(AdminError::InvalidPeriod);
         }
+        // Times are sent in whole seconds, and the API rejects an empty part.
+        let (until, mut start) = (whole_seconds(until), width.floor(since));
         // The parts meet between two buckets, so that none is in both.
-        let (mut all, mut start) = (String::new(), width.floor(since));
+        let mut all = String::new();
         while start < until {
             let end = start.checked_add(width.longest_period());
             let end = end.map_or(until, |end| end.min(until));
@@ -393,6 +395,15 @@ fn no_response(error: &(dyn std::error::Error + 'static)) -> AdminError {
 fn groups(names: &[&str]) -> String {
     let parameters = names.iter().map(|name| format!("&group_by%5B%5D={name}"));
     parameters.collect()
+}
+
+/// Returns a time, rounded up to the second.
+fn whole_seconds(time: SystemTime) -> SystemTime {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    let since = since.unwrap_or_default();
+    let seconds = since.as_secs() + u64::from(since.subsec_nanos() > 0);
+    let rounded = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+    rounded.unwrap_or(time)
 }
 
 /// Returns a time in RFC 3339, cut to the second.
