@@ -83,18 +83,22 @@ pub(super) fn limits(workspace: Option<&str>) -> Result<LimitTable, Failure> {
 }
 
 /// Returns a warning if traffic of this price, in US dollars for 30 days, passes a monthly spend limit
-/// of the organization or of the workspace.
-pub(super) fn spend_warning(
-    dollars: f64,
-    workspace: Option<&str>,
-) -> Result<Option<String>, Failure> {
+/// of the organization or of the workspace, or if the limits cannot be read.
+pub(super) fn spend_warning(dollars: f64, workspace: Option<&str>) -> Option<String> {
+    match spend_limits() {
+        Ok(entries) => passed_limit(&entries, dollars, workspace).map(|limit| {
+            format!(
+                "~${dollars:.2} for 30 days like these is above the spend limit of ${limit:.2} a month"
+            )
+        }),
+        Err(error) => Some(format!("the spend limit is not known: {error}")),
+    }
+}
+
+fn spend_limits() -> Result<Vec<SpendLimitEntry>, Failure> {
     let page = wait(client()?.spend_limits())?;
     let page = SpendLimitEntry::parse_page(page.as_bytes()).map_err(failed)?;
-    Ok(passed_limit(&page.entries, dollars, workspace).map(|limit| {
-        format!(
-            "~${dollars:.2} for 30 days like these is above the spend limit of ${limit:.2} a month"
-        )
-    }))
+    Ok(page.entries)
 }
 
 /// Returns the smallest monthly limit in US dollars that this price passes.
