@@ -129,7 +129,7 @@ impl Plan {
                 .filter_map(|pool| pool.dollars_per_month);
             report
                 .warnings
-                .extend(api::spend_warning(prices.sum(), workspace)?);
+                .extend(api::spend_warning(prices.sum(), workspace));
         }
         if let Some(folder) = &self.out {
             let page = html::plan(&report, &traffic);
