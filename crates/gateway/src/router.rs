@@ -245,7 +245,7 @@ impl Shared {
         if !caller.is_mapped
             && let Some(residency) = caller.upstream.own_targets()
         {
-            parts.extensions.insert(residency);
+            parts.extensions.insert(residency.clone());
         }
         if !is_layered && !caller.upstream.has_claude_api() {
             let message = "none of the clouds behind this gateway serves this path".to_owned();

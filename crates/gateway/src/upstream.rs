@@ -41,6 +41,8 @@ pub(crate) struct Upstream {
     client: Client,
     on_send: Option<OnSend>,
     layers: Layers,
+    /// See [`own_targets`](Self::own_targets).
+    own_targets: Option<Residency>,
 }
 
 /// The layers around the client, and their state.
@@ -122,6 +124,7 @@ impl Upstream {
             client,
             on_send,
             layers,
+            own_targets: own_targets(config)?,
         })
     }
 
@@ -155,13 +158,8 @@ impl Upstream {
 
     /// Returns the targets for a caller with a credential of its own: the Claude API. `None` if the
     /// upstream has no targets.
-    pub(crate) fn own_targets(&self) -> Option<Residency> {
-        let targets = &self.config.targets;
-        let claude = targets.iter().filter_map(|config| {
-            let target = config.target(&self.config.url).ok()?;
-            (config.platform == PlatformName::ClaudeApi).then(|| target.name().to_owned())
-        });
-        (!targets.is_empty()).then(|| Residency::new(claude))
+    pub(crate) const fn own_targets(&self) -> Option<&Residency> {
+        self.own_targets.as_ref()
     }
 
     /// Adds the key of the upstream.
@@ -265,6 +263,19 @@ fn layers(
         limiter,
         observer,
     })
+}
+
+/// Returns the targets for a caller with a credential of its own.
+fn own_targets(config: &UpstreamConfig) -> Result<Option<Residency>, &'static str> {
+    let mut names = Vec::new();
+    for entry in &config.targets {
+        if entry.platform == PlatformName::ClaudeApi {
+            let target = entry.target(&config.url);
+            let target = target.map_err(|_| "a target is not valid")?;
+            names.push(target.name().to_owned());
+        }
+    }
+    Ok((!config.targets.is_empty()).then(|| Residency::new(names)))
 }
 
 /// Creates the layers for the targets of an upstream.

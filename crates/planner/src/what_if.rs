@@ -1,4 +1,4 @@
-//! What-ifs: edits of the demand.
+//! Edits of the demand, for what-ifs.
 
 use std::{str::FromStr, time::Duration};
 

@@ -21,7 +21,7 @@ use tower_service::Service;
 /// The start of all logs.
 const START: i64 = 1_795_857_000_000_000;
 
-/// What a client sends.
+/// The behaviour of a client.
 #[derive(Clone, Copy)]
 struct Load {
     /// The number of requests.

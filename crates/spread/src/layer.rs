@@ -27,7 +27,7 @@ pub type Spread<S, C = ClaudeClassify> = Driven<S, (), SpreadPolicy, C>;
 
 /// A layer that chooses a target for each attempt. See the [crate documentation](crate).
 ///
-/// What is learned about the targets lives in the layer. All its clones and services share it. A
+/// All that is learned about the targets lives in the layer. Its clones and services share it. A
 /// setter begins anew, so configure the layer before the first request, and before
 /// [`handle`](Self::handle).
 #[derive(Clone)]

@@ -84,7 +84,7 @@
 //! request and never rejects it.
 //!
 //! # Clones
-//! What was learned lives in the layer. Its clones and services share it. Other processes learn by
+//! All that was learned lives in the layer. Its clones and services share it. Other processes learn by
 //! themselves, and assign new conversations in the same way.
 //!
 //! # Cancellation

@@ -392,7 +392,7 @@ fn guess_of_a_pause_rejects_nothing() {
     assert!(matches!(choice, Choice::Send(lease) if lease.reason() == Reason::Soonest));
 }
 
-/// What happens to an attempt.
+/// The end of an attempt.
 #[derive(Clone, Copy, Debug)]
 enum Fate {
     Answered,

@@ -19,7 +19,7 @@ struct Case {
     headers: Vec<(&'static str, &'static str)>,
     /// A part of the body that is there only if the field is.
     part: String,
-    /// What the loss names.
+    /// The name in the loss.
     subject: &'static str,
     /// A part of the request that is there if the field was moved: of the URI, a header or the
     /// body.
