@@ -67,7 +67,13 @@ pub(crate) fn cases() -> Vec<Case> {
     let retry = RetryLayer::new();
     let one = DriverLayer::new(retry.policy(), limits_policy, ClaudeClassify::default());
     let all = Scope::named("all");
+    let empty = DriverLayer::new((), (), ClaudeClassify::default());
     vec![
+        calls(
+            "the driver of all layers, without a policy",
+            empty.layer(Answer),
+            RequestBody::from,
+        ),
         calls(
             "token-bucket",
             TokenBucketLayer::new(limits()).layer(Answer),

@@ -274,7 +274,7 @@ impl AttemptPolicy for BreakerPolicy {
         }
     }
 
-    fn on_end(&self, attempt: &mut BreakerAttempt, outcome: &Outcome, clock: &mut Clock) {
+    fn on_end(&self, attempt: &mut BreakerAttempt, outcome: &Outcome<'_>, clock: &mut Clock) {
         let Some(permit) = &mut attempt.model else {
             return;
         };

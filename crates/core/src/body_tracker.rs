@@ -240,40 +240,26 @@ impl BodyTracker {
     /// Returns the usage that was reported so far.
     #[must_use]
     pub fn usage(&self) -> Usage {
-        match &self.tracked {
-            Tracked::Stream(state) => state.usage().clone(),
-            Tracked::Json(Some(scanner)) if self.reads_usage => {
-                Usage::from_message(scanner.outline()).unwrap_or_default()
-            }
-            _ => Usage::default(),
-        }
+        self.usage_or(&mut Usage::default()).clone()
     }
 
-    /// Returns the outcome if it is known before the end of the body: by a `message_stop`, an
-    /// `error` event, or a page.
-    pub(crate) fn early(&self, classify: impl FnOnce(&ApiError) -> Class) -> Option<Outcome> {
-        let usage = || self.usage();
+    /// Returns the end of the body if it is known before it arrives: by a `message_stop`, an `error`
+    /// event, or a page.
+    pub(crate) fn early(&self, classify: impl FnOnce(&ApiError) -> Class) -> Option<BodyEnd> {
         match &self.tracked {
             Tracked::Stream(state) => match state.error() {
-                Some(error) => Some(Outcome::Failed {
-                    class: classify(error),
-                    usage: usage(),
-                }),
-                None if state.is_complete() => Some(Outcome::Complete { usage: usage() }),
-                None => None,
+                Some(error) => Some(BodyEnd::Failed(classify(error))),
+                None => state.is_complete().then_some(BodyEnd::Complete),
             },
-            Tracked::Page => Some(Outcome::Failed {
-                class: Class::new(Kind::ServerError),
-                usage: usage(),
-            }),
+            Tracked::Page => Some(BodyEnd::Failed(Class::new(Kind::ServerError))),
             _ => None,
         }
     }
 
-    /// Returns the outcome of a body that ends here.
-    pub(crate) fn ended(&mut self, classify: impl FnOnce(&ApiError) -> Class) -> Outcome {
+    /// Returns how a body ends here.
+    pub(crate) fn ended(&mut self, classify: impl FnOnce(&ApiError) -> Class) -> BodyEnd {
         let truncated = || Some(Class::new(Kind::Truncated));
-        let failure = match &mut self.tracked {
+        BodyEnd::of(match &mut self.tracked {
             Tracked::Stream(state) => {
                 state.finish();
                 match state.error() {
@@ -299,34 +285,35 @@ impl BodyTracker {
             Tracked::Page => Some(Class::new(Kind::ServerError)),
             Tracked::Opaque if self.missing > 0 => truncated(),
             Tracked::Json(None) | Tracked::Opaque => None,
-        };
-        Self::outcome(failure, self.usage())
+        })
     }
 
-    /// Returns the outcome of a body that ends with this data, which is read without keeping it.
+    /// Returns how a body ends with this data, which is read without keeping it. Usage that is in it
+    /// and not in the tracker goes to `usage`.
     pub(crate) fn last(
         &mut self,
         data: &Bytes,
+        usage: &mut Usage,
         classify: impl FnOnce(&ApiError) -> Class,
-    ) -> Outcome {
+    ) -> BodyEnd {
         self.count(data);
         match &mut self.tracked {
             Tracked::Json(None) if !data.is_empty() => {
                 let text = data.strip_prefix(BOM).unwrap_or(data);
-                let whole = match (self.missing, self.reads_usage) {
-                    (0, true) => JsonResponse::with_usage(text),
+                let response = match (self.missing, self.reads_usage) {
+                    (0, true) => JsonResponse::with_usage(text).map(|(response, found)| {
+                        *usage = found.unwrap_or_default();
+                        response
+                    }),
                     // Without a length, only the brackets show if the text is whole.
-                    (0, false) if self.has_length => Some((JsonResponse::of(text), None)),
-                    (0, false) => JsonResponse::of_whole(text).map(|response| (response, None)),
+                    (0, false) if self.has_length => Some(JsonResponse::of(text)),
+                    (0, false) => JsonResponse::of_whole(text),
                     _ => None,
                 };
-                let (response, usage) = match whole {
-                    Some((response, usage)) => (Some(response), usage),
-                    None if self.reads_usage => (None, Usage::from_message(text)),
-                    None => (None, None),
-                };
-                let failure = failure_of_json(self.expected, text, response, classify);
-                return Self::outcome(failure, usage.unwrap_or_default());
+                if response.is_none() && self.reads_usage {
+                    *usage = Usage::from_message(text).unwrap_or_default();
+                }
+                return BodyEnd::of(failure_of_json(self.expected, text, response, classify));
             }
             Tracked::Stream(state) => state.feed(data),
             Tracked::Json(Some(scanner)) => scanner.feed(data),
@@ -335,18 +322,50 @@ impl BodyTracker {
         self.ended(classify)
     }
 
-    fn outcome(failure: Option<Class>, usage: Usage) -> Outcome {
-        match failure {
-            Some(class) => Outcome::Failed { class, usage },
-            None => Outcome::Complete { usage },
+    /// Returns the usage that was reported so far. `found` is where [`last`](Self::last) has put the
+    /// usage of a JSON document, or else a place for it.
+    pub(crate) fn usage_or<'a>(&'a self, found: &'a mut Usage) -> &'a Usage {
+        match &self.tracked {
+            Tracked::Stream(state) => state.usage(),
+            Tracked::Json(Some(scanner)) if self.reads_usage => {
+                *found = Usage::from_message(scanner.outline()).unwrap_or_default();
+                found
+            }
+            _ => found,
+        }
+    }
+}
+
+/// How a body has ended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum BodyEnd {
+    Complete,
+    Failed(Class),
+}
+
+impl BodyEnd {
+    /// The end of a body that fails while it is read.
+    pub(crate) const BROKEN: Self = Self::Failed(Class::new(Kind::Transport));
+
+    #[inline]
+    fn of(failure: Option<Class>) -> Self {
+        failure.map_or(Self::Complete, Self::Failed)
+    }
+
+    /// Returns the class of the failure, if the body has failed.
+    pub(crate) const fn failure(self) -> Option<Class> {
+        match self {
+            Self::Complete => None,
+            Self::Failed(class) => Some(class),
         }
     }
 
-    /// Returns the outcome of a body that fails here.
-    pub(crate) fn broken(&self) -> Outcome {
-        Outcome::Failed {
-            class: Class::new(Kind::Transport),
-            usage: self.usage(),
+    /// Returns the outcome of a response with this usage.
+    #[inline]
+    pub(crate) const fn outcome(self, usage: &Usage) -> Outcome<'_> {
+        match self {
+            Self::Complete => Outcome::Complete { usage },
+            Self::Failed(class) => Outcome::Failed { class, usage },
         }
     }
 }

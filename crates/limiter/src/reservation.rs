@@ -205,7 +205,7 @@ pub enum Settlement {
 impl Settlement {
     /// Returns the settlement of a successful response that ended like this.
     #[must_use]
-    pub fn of(outcome: &Outcome) -> Self {
+    pub fn of(outcome: &Outcome<'_>) -> Self {
         let usage = outcome.usage().clone();
         match outcome {
             Outcome::Complete { .. } => Self::Used { usage },

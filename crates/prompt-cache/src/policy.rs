@@ -280,7 +280,7 @@ impl AttemptPolicy for PromptCachePolicy {
         }
     }
 
-    fn on_end(&self, attempt: &mut PromptCacheAttempt, outcome: &Outcome, clock: &mut Clock) {
+    fn on_end(&self, attempt: &mut PromptCacheAttempt, outcome: &Outcome<'_>, clock: &mut Clock) {
         let Some(mut request) = attempt.request.take() else {
             return;
         };

@@ -656,7 +656,7 @@ impl AttemptPolicy for SpreadPolicy {
         }
     }
 
-    fn on_end(&self, attempt: &mut SpreadAttempt, outcome: &Outcome, clock: &mut Clock) {
+    fn on_end(&self, attempt: &mut SpreadAttempt, outcome: &Outcome<'_>, clock: &mut Clock) {
         let Some(state) = &mut attempt.state else {
             return;
         };

@@ -134,7 +134,7 @@ impl AttemptPolicy for Outcomes {
         }
     }
 
-    fn on_end(&self, _: &mut (), outcome: &Outcome, _: &mut Clock) {
+    fn on_end(&self, _: &mut (), outcome: &Outcome<'_>, _: &mut Clock) {
         let kind = match outcome {
             Outcome::Complete { .. } => Kind::Success,
             Outcome::Failed { class, .. } => class.kind,

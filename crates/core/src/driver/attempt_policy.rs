@@ -165,7 +165,7 @@ pub trait AttemptPolicy {
 
     /// Records how a successful response ended. Called exactly once, possibly in a destructor, so
     /// it must not panic.
-    fn on_end(&self, attempt: &mut Self::Attempt, outcome: &Outcome, clock: &mut Clock) {
+    fn on_end(&self, attempt: &mut Self::Attempt, outcome: &Outcome<'_>, clock: &mut Clock) {
         let _ = (attempt, outcome, clock);
     }
 
@@ -305,7 +305,7 @@ impl<A: AttemptPolicy> AttemptPolicy for Option<A> {
     }
 
     #[inline]
-    fn on_end(&self, attempt: &mut Self::Attempt, outcome: &Outcome, clock: &mut Clock) {
+    fn on_end(&self, attempt: &mut Self::Attempt, outcome: &Outcome<'_>, clock: &mut Clock) {
         if let Some(policy) = self {
             policy.on_end(attempt, outcome, clock);
         }
@@ -437,7 +437,7 @@ impl<A: AttemptPolicy, B: AttemptPolicy> AttemptPolicy for (A, B) {
     }
 
     #[inline]
-    fn on_end(&self, attempt: &mut Self::Attempt, outcome: &Outcome, clock: &mut Clock) {
+    fn on_end(&self, attempt: &mut Self::Attempt, outcome: &Outcome<'_>, clock: &mut Clock) {
         self.1.on_end(&mut attempt.inner, outcome, clock);
         self.0.on_end(&mut attempt.outer, outcome, clock);
     }

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use http::Response;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use tower_claude_wire::StreamState;
+use tower_claude_wire::{StreamState, Usage};
 
 use super::{
     attempt_policy::{AttemptPolicy, Clock},
@@ -21,7 +21,7 @@ use super::{
     spans::Entered,
 };
 use crate::{
-    body_tracker::BodyTracker,
+    body_tracker::{BodyEnd, BodyTracker},
     call::Call,
     class::{Class, Kind},
     classify::ClassifyResponse,
@@ -147,12 +147,13 @@ impl<P: CallPolicy, A: AttemptPolicy, C: ClassifyResponse> Tracking<P, A, C> {
             return;
         }
         let policies = &*self.policies;
-        let outcome = match frame {
+        let usage = &mut Usage::default();
+        let end = match frame {
             None => {
                 let classify = |error: &_| policies.classifier.stream_error(error);
                 Some(self.tracker.ended(classify))
             }
-            Some(Err(_)) => Some(self.tracker.broken()),
+            Some(Err(_)) => Some(BodyEnd::BROKEN),
             // The caller may never poll past the last frame.
             Some(Ok(frame)) => track(
                 &mut self.tracker,
@@ -161,20 +162,23 @@ impl<P: CallPolicy, A: AttemptPolicy, C: ClassifyResponse> Tracking<P, A, C> {
                 &policies.classifier,
                 frame,
                 is_last,
+                usage,
             ),
         };
         if self.report.is_some() {
             self.report_content();
         }
-        if let Some(outcome) = outcome {
-            let failed = match outcome {
-                Outcome::Failed { class, .. } => Some(class),
-                _ => None,
-            };
+        if let Some(end) = end {
+            let usage = self.tracker.usage_or(usage);
             if let Some(report) = &mut self.report {
-                report.set_usage(outcome.usage());
+                report.set_usage(usage);
             }
-            self.end(&outcome);
+            self.ended = true;
+            let (attempt, clock) = (&mut self.attempt, &mut Clock::default());
+            let attempts = &self.policies.attempts;
+            attempts.on_end(attempt, &end.outcome(usage), clock);
+            self.attempt = A::Attempt::default();
+            let failed = end.failure();
             if failed.is_some() || self.report.is_some() {
                 self.report(failed);
             }
@@ -211,14 +215,6 @@ impl<P: CallPolicy, A: AttemptPolicy, C: ClassifyResponse> Tracking<P, A, C> {
     fn poll_timeout(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let (body, tracker) = (&mut self.body_state, &self.tracker);
         self.policies.call.poll_body_timeout(body, tracker, cx)
-    }
-
-    /// Reports the outcome and releases what the attempt holds.
-    fn end(&mut self, outcome: &Outcome) {
-        self.ended = true;
-        let attempts = &self.policies.attempts;
-        attempts.on_end(&mut self.attempt, outcome, &mut Clock::default());
-        self.attempt = A::Attempt::default();
     }
 }
 
@@ -307,9 +303,10 @@ where
             if tracking.call.is_timed_out() && !tracking.call.is_held_back() {
                 attempts.on_timeout(&mut tracking.attempt);
             }
-            let usage = tracking.tracker.usage();
+            let usage = &mut Usage::default();
+            let usage = tracking.tracker.usage_or(usage);
             if let Some(report) = &mut tracking.report {
-                report.set_usage(&usage);
+                report.set_usage(usage);
             }
             let dropped = Outcome::Dropped { usage };
             attempts.on_end(&mut tracking.attempt, &dropped, &mut Clock::default());

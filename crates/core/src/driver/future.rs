@@ -41,8 +41,9 @@ pin_project! {
     {
         #[pin]
         pub(super) state: State<S, S::Future, R, S::Error>,
-        // After the state, so that a dropped request ends before its permits are released.
-        pub(super) progress: Progress<P, A>,
+        // After the state, so that a dropped request ends before its permits are released. Boxed,
+        // because each layer outside moves the future.
+        pub(super) progress: Box<Progress<P, A>>,
         pub(super) shared: Arc<Shared<S, P, A, C>>,
     }
 
@@ -110,7 +111,7 @@ where
 {
     pub(super) fn waiting(
         shared: Arc<Shared<S, P, A, C>>,
-        progress: Progress<P, A>,
+        progress: Box<Progress<P, A>>,
         service: S,
         request: Request<RequestBody>,
     ) -> Self {
@@ -118,9 +119,9 @@ where
         Self::of(shared, progress, State::Waiting { waiting })
     }
 
-    pub(super) const fn not_sent(
+    pub(super) fn not_sent(
         shared: Arc<Shared<S, P, A, C>>,
-        progress: Progress<P, A>,
+        progress: Box<Progress<P, A>>,
         reason: NotSent<S::Error>,
     ) -> Self {
         let reason = Some(reason);
@@ -129,7 +130,7 @@ where
 
     pub(super) fn rejected(
         shared: Arc<Shared<S, P, A, C>>,
-        progress: Progress<P, A>,
+        progress: Box<Progress<P, A>>,
         rejection: Rejection,
     ) -> Self {
         let rejection = Some(Box::new(rejection));
@@ -137,9 +138,9 @@ where
     }
 
     #[inline]
-    const fn of(
+    fn of(
         shared: Arc<Shared<S, P, A, C>>,
-        progress: Progress<P, A>,
+        progress: Box<Progress<P, A>>,
         state: State<S, S::Future, R, S::Error>,
     ) -> Self {
         Self {

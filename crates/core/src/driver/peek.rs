@@ -4,14 +4,14 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
-use tower_claude_wire::{StreamState, stop_reason};
+use tower_claude_wire::{StreamState, Usage, stop_reason};
 
 use super::{
     attempt_policy::{AttemptPolicy, Clock},
     policies::Policies,
 };
 use crate::{
-    body_tracker::BodyTracker,
+    body_tracker::{BodyEnd, BodyTracker},
     class::Class,
     classify::ClassifyResponse,
     held_body::{FrameCredit, HeldBody},
@@ -40,8 +40,8 @@ pub(super) struct PeekedBody<R: Body> {
     pub(super) ended: bool,
 }
 
-/// Feeds a frame to the tracker and reports the progress of a stream. Returns the outcome if it is
-/// certain with this frame.
+/// Feeds a frame to the tracker and reports the progress of a stream. Returns the end of the body
+/// if it is certain with this frame. Usage that is not in the tracker goes to `usage`.
 pub(super) fn track<A: AttemptPolicy>(
     tracker: &mut BodyTracker,
     attempts: &A,
@@ -49,13 +49,14 @@ pub(super) fn track<A: AttemptPolicy>(
     classifier: &impl ClassifyResponse,
     frame: &Frame<Bytes>,
     is_last: bool,
-) -> Option<Outcome> {
+    usage: &mut Usage,
+) -> Option<BodyEnd> {
     let classify = |error: &_| classifier.stream_error(error);
     let Some(data) = frame.data_ref() else {
         return is_last.then(|| tracker.ended(classify));
     };
     if tracker.stream().is_none() && is_last {
-        return Some(tracker.last(data, classify));
+        return Some(tracker.last(data, usage, classify));
     }
     tracker.feed(data);
     if let Some(stream) = tracker.stream() {
@@ -101,7 +102,8 @@ impl<R: Body<Data = Bytes>> PeekedBody<R> {
         self.held.rest = None;
         if !self.ended {
             self.ended = true;
-            let usage = self.tracker.usage();
+            let usage = &mut Usage::default();
+            let usage = self.tracker.usage_or(usage);
             attempts.on_end(attempt, &Outcome::Dropped { usage }, &mut Clock::default());
         }
     }
@@ -115,24 +117,27 @@ impl<R: Body<Data = Bytes>> PeekedBody<R> {
     ) {
         if self.held.chunks.len() == 0 && self.held.is_read() {
             let classify = |error: &_| policies.classifier.stream_error(error);
-            let outcome = self.tracker.ended(classify);
-            self.end(&policies.attempts, attempt, &outcome, clock);
+            let end = self.tracker.ended(classify);
+            let usage = &mut Usage::default();
+            self.end(&policies.attempts, attempt, end, usage, clock);
         }
     }
 
-    /// Reports the outcome.
+    /// Reports the outcome, with the usage in the tracker or else this one.
     fn end<A: AttemptPolicy>(
         &mut self,
         attempts: &A,
         attempt: &mut A::Attempt,
-        outcome: &Outcome,
+        end: BodyEnd,
+        usage: &mut Usage,
         clock: &mut Clock,
     ) {
         self.ended = true;
-        if let Outcome::Failed { class, .. } = outcome {
-            self.failed = Some(*class);
+        if let BodyEnd::Failed(class) = end {
+            self.failed = Some(class);
         }
-        attempts.on_end(attempt, outcome, clock);
+        let outcome = end.outcome(self.tracker.usage_or(usage));
+        attempts.on_end(attempt, &outcome, clock);
     }
 
     /// Returns true if the model declined before any content of a stream, or in a whole JSON
@@ -196,22 +201,25 @@ impl<R: Body<Data = Bytes> + Unpin> PeekedBody<R> {
         attempt: &mut A::Attempt,
         clock: &mut Clock,
     ) {
-        let outcome = match &frame {
+        let usage = &mut Usage::default();
+        let end = match &frame {
             _ if self.ended => None,
             Some(Ok(frame)) => {
                 let (attempts, classifier) = (&policies.attempts, &policies.classifier);
                 let is_last = self.held.is_read();
                 let tracker = &mut self.tracker;
-                track(tracker, attempts, attempt, classifier, frame, is_last)
+                track(
+                    tracker, attempts, attempt, classifier, frame, is_last, usage,
+                )
             }
-            Some(Err(_)) => Some(self.tracker.broken()),
+            Some(Err(_)) => Some(BodyEnd::BROKEN),
             None => {
                 let classify = |error: &_| policies.classifier.stream_error(error);
                 Some(self.tracker.ended(classify))
             }
         };
-        if let Some(outcome) = outcome {
-            self.end(&policies.attempts, attempt, &outcome, clock);
+        if let Some(end) = end {
+            self.end(&policies.attempts, attempt, end, usage, clock);
         }
         self.held.keep(frame);
     }

@@ -53,7 +53,7 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
         policies: &Policies<P, A, C>,
         request: &mut Request<RequestBody>,
         now: Instant,
-    ) -> Self {
+    ) -> Box<Self> {
         if policies.call.reads_request() || policies.attempts.reads_request() {
             request.body_mut().parse();
         }
@@ -70,7 +70,7 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
             now: call.begin(now),
             host_header: origin.header(),
         });
-        Self {
+        Box::new(Self {
             call,
             state,
             attempt: A::Attempt::default(),
@@ -80,7 +80,7 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
             expected,
             origin,
             report,
-        }
+        })
     }
 
     /// Admits the attempt and waits for the inner service. When this is ready without an error, the

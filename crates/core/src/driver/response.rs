@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::{Response, response::Parts};
 use http_body::Body as HttpBody;
 use tokio::time::{Instant, Sleep, sleep_until};
+use tower_claude_wire::Usage;
 
 use super::{
     attempt_policy::{AttemptPolicy, Clock},
@@ -26,7 +27,6 @@ use crate::{
     class::Class,
     classify::{Classify, ClassifyResponse},
     error_body::ErrorBody,
-    outcome::Outcome,
     redirect::{bounded, class_of_redirect},
     response_body::ResponseBody,
 };
@@ -151,16 +151,15 @@ where
             Poll::Ready(Some(Ok(frame))) if frame.is_data() && body.is_end_stream() => {
                 let data = frame.into_data().unwrap_or_default();
                 let classify = |error: &_| policies.classifier.stream_error(error);
-                let outcome = tracker.last(&data, classify);
+                let usage = &mut Usage::default();
+                let end = tracker.last(&data, usage, classify);
+                let usage = tracker.usage_or(usage);
                 let attempts = &policies.attempts;
-                attempts.on_end(&mut progress.attempt, &outcome, clock);
+                attempts.on_end(&mut progress.attempt, &end.outcome(usage), clock);
                 if let Some(report) = &mut progress.report {
-                    report.set_usage(outcome.usage());
+                    report.set_usage(usage);
                 }
-                let peeked = match outcome {
-                    Outcome::Failed { class, .. } => Peeked::Failed(class),
-                    _ => Peeked::Forward,
-                };
+                let peeked = end.failure().map_or(Peeked::Forward, Peeked::Failed);
                 if !P::HOLDS_RESPONSE
                     && let Peeked::Failed(class) = peeked
                 {

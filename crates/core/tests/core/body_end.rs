@@ -19,7 +19,7 @@ use tower_claude_core::{
 use tower_claude_wire::StreamState;
 
 use crate::frames::{
-    Cut, Frames, Piece, chunked, data, drain, fixture, frames, headers, json, run, sse,
+    Cut, Frames, Piece, chunked, data, drain, fixture, frames, headers, json, kept, run, sse,
 };
 
 /// An attempt policy that records the progress and the end of responses.
@@ -28,7 +28,7 @@ struct Log(Arc<Mutex<Reports>>);
 
 #[derive(Default)]
 struct Reports {
-    ends: Vec<Outcome>,
+    ends: Vec<Outcome<'static>>,
     content: Vec<bool>,
 }
 
@@ -54,8 +54,8 @@ impl AttemptPolicy for Log {
         self.reports().content.push(stream.has_content());
     }
 
-    fn on_end(&self, (): &mut (), outcome: &Outcome, _: &mut Clock) {
-        self.reports().ends.push(outcome.clone());
+    fn on_end(&self, (): &mut (), outcome: &Outcome<'_>, _: &mut Clock) {
+        self.reports().ends.push(kept(outcome));
     }
 }
 
@@ -65,10 +65,10 @@ impl Log {
     }
 
     /// Returns the only outcome.
-    fn outcome(&self) -> Outcome {
+    fn outcome(&self) -> Outcome<'static> {
         let reports = self.reports();
         assert_eq!(reports.ends.len(), 1, "one outcome: {:?}", reports.ends);
-        reports.ends[0].clone()
+        reports.ends[0]
     }
 }
 
@@ -115,14 +115,20 @@ fn poll_once<B: Body + Unpin>(body: &mut B) -> bool {
 }
 
 /// Returns the outcome of a response that the caller reads to its end and then drops.
-fn outcome(headers: &HeaderMap, body: Frames) -> Outcome {
+fn outcome(headers: &HeaderMap, body: Frames) -> Outcome<'static> {
     let (tracked, log) = track(headers, body.clone());
     assert_eq!(drain(tracked), drain(body), "bytes were changed");
     log.outcome()
 }
 
 /// Returns the outcome of a response to another request, in one piece and in small ones.
-fn outcome_of(method: &str, path: &str, status: u16, headers: &HeaderMap, text: &[u8]) -> Outcome {
+fn outcome_of(
+    method: &str,
+    path: &str,
+    status: u16,
+    headers: &HeaderMap,
+    text: &[u8],
+) -> Outcome<'static> {
     let of = |body| {
         let (tracked, log) = track_request(method, path, status, headers, body);
         drain(tracked);
@@ -133,11 +139,11 @@ fn outcome_of(method: &str, path: &str, status: u16, headers: &HeaderMap, text: 
     whole
 }
 
-fn used(outcome: &Outcome) -> (Option<u64>, Option<u64>) {
+fn used(outcome: &Outcome<'_>) -> (Option<u64>, Option<u64>) {
     (outcome.usage().input_tokens, outcome.usage().output_tokens)
 }
 
-fn failed(outcome: &Outcome) -> Option<Kind> {
+fn failed(outcome: &Outcome<'_>) -> Option<Kind> {
     match outcome {
         Outcome::Failed { class, .. } => Some(class.kind),
         _ => None,
@@ -675,7 +681,7 @@ fn compressed_body_is_complete_without_usage() {
         assert_eq!(
             end,
             Outcome::Complete {
-                usage: Default::default()
+                usage: &Default::default()
             }
         );
     }

@@ -19,7 +19,7 @@ use tower_claude_core::{
 };
 
 use crate::frames::{
-    Cut, Frames, Piece, chunked, data, drain, fixture, frames, headers, json, run, sse,
+    Cut, Frames, Piece, chunked, data, drain, fixture, frames, headers, json, kept, run, sse,
 };
 
 /// The most that is held of a response.
@@ -42,7 +42,7 @@ const fn failed(kind: Kind) -> Held {
 #[derive(Default)]
 struct Log {
     held: Option<Held>,
-    outcomes: Vec<Outcome>,
+    outcomes: Vec<Outcome<'static>>,
     /// The data bytes that were held each time the timers were polled.
     received: Vec<Option<usize>>,
     /// The data bytes that were read of the inner body.
@@ -118,8 +118,8 @@ impl AttemptPolicy for Recorder {
         Poll::Ready(Ok(()))
     }
 
-    fn on_end(&self, (): &mut (), outcome: &Outcome, _: &mut Clock) {
-        self.0.lock().unwrap().outcomes.push(outcome.clone());
+    fn on_end(&self, (): &mut (), outcome: &Outcome<'_>, _: &mut Clock) {
+        self.0.lock().unwrap().outcomes.push(kept(outcome));
     }
 }
 
@@ -183,7 +183,7 @@ impl Recorder {
         self.0.lock().unwrap().read
     }
 
-    fn outcomes(&self) -> Vec<Outcome> {
+    fn outcomes(&self) -> Vec<Outcome<'static>> {
         self.0.lock().unwrap().outcomes.clone()
     }
 }

@@ -11,6 +11,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
+use tower_claude_core::Outcome;
 
 /// An error that no classifier recognises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,4 +188,15 @@ pub(crate) fn error_fixtures() -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+/// Keeps an outcome for the rest of the test.
+pub(crate) fn kept(outcome: &Outcome<'_>) -> Outcome<'static> {
+    let usage = Box::leak(Box::new(outcome.usage().clone()));
+    match *outcome {
+        Outcome::Complete { .. } => Outcome::Complete { usage },
+        Outcome::Failed { class, .. } => Outcome::Failed { class, usage },
+        Outcome::Dropped { .. } => Outcome::Dropped { usage },
+        _ => panic!("another outcome: {outcome:?}"),
+    }
 }

@@ -298,7 +298,7 @@ impl<L: Limiter, E: EstimateCost> AttemptPolicy for LimitPolicy<L, E> {
     }
 
     #[inline]
-    fn on_end(&self, attempt: &mut Self::Attempt, outcome: &Outcome, clock: &mut Clock) {
+    fn on_end(&self, attempt: &mut Self::Attempt, outcome: &Outcome<'_>, clock: &mut Clock) {
         if let Some(pending) = attempt.pending.take()
             && outcome.usage().limited_input().is_some()
         {

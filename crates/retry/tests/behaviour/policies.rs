@@ -68,7 +68,7 @@ impl AttemptPolicy for Recorder {
         self.record(class.kind.as_str().to_owned());
     }
 
-    fn on_end(&self, (): &mut (), outcome: &Outcome, _: &mut Clock) {
+    fn on_end(&self, (): &mut (), outcome: &Outcome<'_>, _: &mut Clock) {
         let end = match outcome {
             Outcome::Complete { .. } => "complete",
             Outcome::Failed { .. } => "failed",
