@@ -57,12 +57,14 @@ pin_project! {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
             let policies = &this.shared.policies;
-            let _entered = this.progress.enter_call();
             let (held, answered) = match this.state.as_mut().project() {
+                // Everything was reported before the result was returned.
+                StateProjection::Done => return,
                 StateProjection::Holding { response } => (response.take(), true),
                 StateProjection::Calling { .. } => (None, false),
                 _ => (None, true),
             };
+            let _entered = this.progress.enter_call();
             this.state.set(State::Done);
             this.progress.report_unfinished(policies, answered);
             if let Some(mut held) = held {
@@ -291,6 +293,7 @@ where
                     let rejection = *rejection.take().expect("polled after completion");
                     this.state.set(State::Done);
                     policies.call.on_rejection(&rejection);
+                    policies.call.finish(&mut progress.state, &progress.call);
                     progress.report_call(policies, &CallResult::rejected(&rejection));
                     return Poll::Ready(Ok(rejection.into_response()));
                 }
