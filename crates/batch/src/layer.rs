@@ -135,8 +135,8 @@ impl<J: Journal> BatchBuilder<J> {
         self
     }
 
-    /// Sets the clock for the age of batches. Default: the system's, or tokio's if that is ahead, so
-    /// that time can be paused in tests. A test that replays a journal needs one clock for all
+    /// Sets the clock for the age of batches. Default: the system's, or tokio's if that is ahead,
+    /// so that time can be paused in tests. A test that replays a journal needs one clock for all
     /// layers.
     pub fn with_clock(mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         self.settings.clock = Arc::new(now);

@@ -36,8 +36,8 @@ pub const TOLERANCE: HeaderName = HeaderName::from_static(TOLERANCE_NAME);
 /// removes it.
 pub const BATCH_KEY: HeaderName = HeaderName::from_static("x-tower-claude-batch-key");
 
-/// The longest tolerance that counts. The API expires batches after a day, and a call may go through
-/// several.
+/// The longest tolerance that counts. The API expires batches after a day, and a call may go
+/// through several.
 pub(crate) const LONGEST: Duration = Duration::from_secs(7 * 86_400);
 
 /// Fields of a Messages request that a batch does not take.

@@ -152,7 +152,8 @@ pub enum Action {
         /// The `custom_id` and the body of each call.
         items: Vec<(String, Bytes)>,
     },
-    /// Retrieve the state of a batch. Report to [`Scheduler::on_status`](super::Scheduler::on_status).
+    /// Retrieve the state of a batch. Report to
+    /// [`Scheduler::on_status`](super::Scheduler::on_status).
     Retrieve {
         /// The batch.
         batch: BatchNumber,
@@ -168,14 +169,16 @@ pub enum Action {
         /// Its id.
         id: String,
     },
-    /// List the batches that were created since. Report to [`Scheduler::on_list`](super::Scheduler::on_list).
+    /// List the batches that were created since. Report to
+    /// [`Scheduler::on_list`](super::Scheduler::on_list).
     List {
         /// The pool.
         pool: PoolId,
         /// The time from which batches are needed.
         since: SystemTime,
     },
-    /// Read the results of a batch. Report each to [`Scheduler::on_line`](super::Scheduler::on_line) and the end to
+    /// Read the results of a batch. Report each to
+    /// [`Scheduler::on_line`](super::Scheduler::on_line) and the end to
     /// [`Scheduler::on_results`](super::Scheduler::on_results).
     Results {
         /// The batch.
@@ -288,7 +291,8 @@ pub enum ItemOutcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LineUse {
-    /// It is the answer of this call. Report to [`Scheduler::delivered`](super::Scheduler::delivered) when its caller has it.
+    /// It is the answer of this call. Report to
+    /// [`Scheduler::delivered`](super::Scheduler::delivered) when its caller has it.
     Deliver(Ticket),
     /// No caller waits for it, or not any more.
     Skip,
