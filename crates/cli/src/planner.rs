@@ -51,10 +51,10 @@ pub(crate) struct Plan {
     /// Plans this pool (or the pool of this model) only.
     #[arg(long, value_name = "NAME")]
     pool: Option<String>,
-    /// The limits: tier:start, tier:build, tier:scale, or a file in JSON or TOML, such as the answer
-    /// of the Rate Limits API. api asks the Admin API for those of the organization, and api:WORKSPACE for
-    /// those of a workspace as well, of which the smaller hold. Default: those that the recorded
-    /// headers show.
+    /// The limits: tier:start, tier:build, tier:scale, or a file in JSON or TOML, such as the
+    /// answer of the Rate Limits API. api asks the Admin API for those of the organization, and
+    /// api:WORKSPACE for those of a workspace as well, of which the smaller hold. Default: those
+    /// that the recorded headers show.
     #[arg(long, value_name = "tier:NAME|FILE|api")]
     limits: Option<String>,
     /// The time in which a bucket of the server fills. Default: what the record shows, or all.

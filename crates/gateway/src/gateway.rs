@@ -274,9 +274,9 @@ impl Gateway {
 
     /// Serves requests until `shutdown` completes, and then until the open requests have ended.
     ///
-    /// After `shutdown`, no connection is accepted, `/readyz` answers with 503 at the admin address,
-    /// and each connection closes after its current response. When `drain_timeout` has passed,
-    /// streams end with an `error` event and all other connections are closed.
+    /// After `shutdown`, no connection is accepted, `/readyz` answers with 503 at the admin
+    /// address, and each connection closes after its current response. When `drain_timeout` has
+    /// passed, streams end with an `error` event and all other connections are closed.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let draining = watch::Sender::new(false);
         let end_of_admin = watch::Sender::new(false);

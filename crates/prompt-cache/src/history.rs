@@ -38,7 +38,8 @@ const PROVING_REQUESTS: u32 = 100;
 /// The time for which a class is switched off.
 const OFF_FOR: Duration = Duration::from_secs(3_600);
 
-/// The classes of a prefix: prefixes of the same route, and prefixes of the same shape on any route.
+/// The classes of a prefix: prefixes of the same route, and prefixes of the same shape on any
+/// route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ClassKeys {
     pub(crate) boundary: Boundary,

@@ -23,8 +23,8 @@ const MAX_RUNNING: usize = 16_384;
 /// The most models whose estimates are corrected.
 const MAX_MODELS: usize = 256;
 
-/// The number of sizes of prompts, each twice the one before, by which the time to the first content
-/// is learned.
+/// The number of sizes of prompts, each twice the one before, by which the time to the first
+/// content is learned.
 const SIZES: usize = 8;
 
 /// The longest time that [`PlannerOptions::max_hold`] may be.
@@ -287,8 +287,8 @@ impl Planner {
         }
     }
 
-    /// Returns true if followers wait: the gate is on, first contents come soon enough, and the wait
-    /// costs less than a second write.
+    /// Returns true if followers wait: the gate is on, first contents come soon enough, and the
+    /// wait costs less than a second write.
     fn holds(&self, mut facts: ModelFacts, outline: &Outline, rules: &CacheRules) -> bool {
         let max = self.options.max_hold;
         let known = *facts.first_content(outline.streams, outline.tokens());
@@ -314,8 +314,8 @@ impl Planner {
         }
     }
 
-    /// Returns the state of a request at the gate. Call it again when the request is released, and at
-    /// the time of its state.
+    /// Returns the state of a request at the gate. Call it again when the request is released, and
+    /// at the time of its state.
     pub fn poll_gate(&mut self, id: u64, now: Instant) -> GateState {
         let Some(running) = self.running.get_mut(&id) else {
             return GateState::Pass;
@@ -508,8 +508,8 @@ impl Planner {
         self.release(released, now)
     }
 
-    /// Records that a prefix was renewed by a request that was sent at `since`. `read` is the number
-    /// of tokens that the server has read.
+    /// Records that a prefix was renewed by a request that was sent at `since`. `read` is the
+    /// number of tokens that the server has read.
     pub(crate) fn on_renewed(&mut self, hash: u64, read: u64, since: Instant) {
         if read > 0 {
             self.history

@@ -110,8 +110,8 @@ pub(crate) struct Renewals {
 }
 
 impl Chances {
-    /// Returns the renewals, sent once a period, that pay. `None` if none do. `read` and `write` are
-    /// prices.
+    /// Returns the renewals, sent once a period, that pay. `None` if none do. `read` and `write`
+    /// are prices.
     pub(crate) fn renewals(&self, read: f64, write: f64, period: Duration) -> Option<Renewals> {
         let mut waiting = 1.0 - self.0[0];
         let (mut balance, mut best_balance, mut expected) = (0.0, 0.0, 0.0);

@@ -12,7 +12,8 @@ use crate::options::TargetLimits;
 
 /// The share of the last minute's use to which a 429 cuts a learned limit.
 const CUT: f64 = 0.85;
-/// The growth of a learned limit in a minute in which it is used. What is used beyond it replaces it.
+/// The growth of a learned limit in a minute in which it is used. What is used beyond it replaces
+/// it.
 const GROWTH: f64 = 0.02;
 /// The used share of a learned limit from which on it grows.
 const BUSY: f64 = 0.8;

@@ -300,10 +300,10 @@ impl<C, H, L, E, B> Recommended<C, H, L, E, B> {
     /// Chooses a target on several clouds, regions or accounts for each attempt, by this layer. Off
     /// by default. See [`SpreadLayer`].
     ///
-    /// It stands between retry and prompt cache, so that another attempt goes to another target, and
-    /// each target has its own circuit, limits and prompt cache. A `CloudLayer` around the client
-    /// translates the requests, and its `check` tells the layer which targets can serve a request.
-    /// Set it after the observer, or get its handle from the [stack](Self::spread).
+    /// It stands between retry and prompt cache, so that another attempt goes to another target,
+    /// and each target has its own circuit, limits and prompt cache. A `CloudLayer` around the
+    /// client translates the requests, and its `check` tells the layer which targets can serve a
+    /// request. Set it after the observer, or get its handle from the [stack](Self::spread).
     #[cfg(feature = "spread")]
     pub fn with_spread(mut self, layer: SpreadLayer) -> Self {
         self.spread = Some(layer);
@@ -377,7 +377,8 @@ impl<C, H, L, E, B> Recommended<C, H, L, E, B> {
         self.spread.as_ref()
     }
 
-    /// Returns the prompt cache layer, if it is switched on. Its `handle()` shows what it has saved.
+    /// Returns the prompt cache layer, if it is switched on. Its `handle()` shows what it has
+    /// saved.
     #[cfg(feature = "prompt-cache")]
     pub const fn prompt_cache(&self) -> Option<&PromptCacheLayer> {
         self.prompt_cache.as_ref()

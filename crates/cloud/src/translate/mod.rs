@@ -112,7 +112,8 @@ impl Translator {
     }
 
     /// Replaces the ids of tool calls that another vendor's model has made, with a loss. By default
-    /// such a request is unportable, because the API takes ids of letters, digits, `-` and `_` only.
+    /// such a request is unportable, because the API takes ids of letters, digits, `-` and `_`
+    /// only.
     ///
     /// Each id is replaced by its hash, in the call and in its result.
     #[must_use]

@@ -211,7 +211,8 @@ pub struct WhatIfResult {
     pub note: Option<String>,
     /// The need for the target in the binding dimension, before and after.
     pub need: (Option<u64>, Option<u64>),
-    /// The 95th percentile of the waits in seconds under the limits of the replay, before and after.
+    /// The 95th percentile of the waits in seconds under the limits of the replay, before and
+    /// after.
     pub wait_p95: (f64, f64),
     /// The price for 30 days in US dollars, before and after.
     pub dollars_per_month: (Option<f64>, Option<f64>),
