@@ -24,7 +24,7 @@ const MOST_WEIGHT: f64 = 64.0;
 /// so a prefix of a new kind is not marked until one has come again.
 const UNKNOWN: [f64; COUNT] = [0.15, 0.05, 0.05, 0.05];
 
-/// How often prefixes came again, by the time since their last use.
+/// Counts of prefixes that were used again, by the time since their last use.
 ///
 /// Each interval has a count of its own, over the prefixes that were not used before it began. A
 /// prefix that still waits counts only in the intervals that it has passed, so that the counts are

@@ -1,6 +1,6 @@
 //! The headroom of a target for a group of models: an estimate of the wait until a request fits.
 //!
-//! It only orders targets. A limiter further in admits requests, and no request is rejected because
+//! It only orders targets. An inner limiter admits requests, and no request is rejected because
 //! of this estimate. That is why the levels are floating-point numbers: every header corrects them.
 
 use std::{num::NonZeroU32, time::Duration};
