@@ -40,7 +40,8 @@ const PLAN_EXAMPLES: &str = "Examples:
   tower-claude plan events.jsonl --event \"2026-12-05T18:00 4x 2h\" --json
 
 Figures with ~ are estimates, all others follow from the record. All times are UTC. Nothing is sent
-anywhere, unless --api or --limits api ask the Admin API with the key in ANTHROPIC_ADMIN_KEY. The exit status is 0, 1 if a file cannot be written, and 2 for bad input.";
+anywhere, unless --api or --limits api ask the Admin API with the key in ANTHROPIC_ADMIN_KEY. The
+exit status is 0, 1 if a file cannot be written, and 2 for bad input.";
 
 /// The options of `tower-claude plan`.
 #[derive(Debug, Args)]

@@ -13,11 +13,11 @@ pub type Point = (i64, u64);
 pub struct Peaks {
     /// The sum of all, divided by the minutes from the first to the last.
     pub mean: f64,
-    /// The percentiles of the clock minutes in UTC, idle ones included.
+    /// The median of the clock minutes in UTC, idle ones included.
     pub minute_p50: u64,
-    /// As above.
+    /// The 95th percentile of the clock minutes.
     pub minute_p95: u64,
-    /// As above.
+    /// The 99th percentile of the clock minutes.
     pub minute_p99: u64,
     /// The largest clock minute in UTC, which the Console shows.
     pub clock_minute: u64,

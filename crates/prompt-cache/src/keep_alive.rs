@@ -37,7 +37,7 @@ const MAX_RESPONSE: usize = 64 * 1024;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Renewal;
 
-/// Sends the requests that keep cached prefixes alive in a pause.
+/// A driver that sends the requests which keep cached prefixes alive in a pause.
 ///
 /// [`PromptCacheLayer::with_keep_alive`](crate::PromptCacheLayer::with_keep_alive) creates it.
 /// After it was dropped, nothing is renewed and no request is kept.

@@ -71,7 +71,7 @@ pub struct OutlineBlock {
     pub caller_ttl: Option<CacheTtl>,
     /// True if the API accepts a marker at the end of the block.
     pub takes_marker: bool,
-    /// Set by [`Outline::new`].
+    /// The kind of place if a marker may pay at the end of the block. Set by [`Outline::new`].
     pub boundary: Option<Boundary>,
     /// The position in the body.
     pub range: Range<usize>,

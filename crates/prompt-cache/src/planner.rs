@@ -48,7 +48,7 @@ pub enum GateState {
     },
 }
 
-/// A request that was started.
+/// The result of [`Planner::start`]: the markers of a request, and its state at the gate.
 #[derive(Clone, Debug)]
 pub struct Started {
     /// The number of the request. `None` if the request is not followed, because its prompt is too
@@ -115,8 +115,8 @@ struct Hold {
     released_at: Option<Instant>,
 }
 
-/// Plans the markers of requests, and learns from their usage. It is synchronous: each method takes
-/// the time.
+/// A planner of the markers of requests, which learns from their usage. It is synchronous: each
+/// method takes the time.
 ///
 /// Each request goes through [`start`](Self::start), [`poll_gate`](Self::poll_gate) while it
 /// follows another one, [`on_first_content`](Self::on_first_content), and

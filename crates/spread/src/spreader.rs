@@ -15,7 +15,7 @@ use crate::{
     accounts::Accounts,
     conversation::{Conversation, STABLE},
     headroom::{Charge, Headroom},
-    health::{Availability, HealthTable, Place, Unavailable},
+    health::{Availability, HealthTable, ModelAtTarget, Unavailable},
     options::{SpreadOptions, SpreadTarget},
     skip::Skip,
     snapshot::{CoolDownSnapshot, SpreadSnapshot, TargetSnapshot},
@@ -202,8 +202,8 @@ pub struct Lease {
 }
 
 impl Lease {
-    fn place(&self) -> Place<'_> {
-        Place {
+    fn place(&self) -> ModelAtTarget<'_> {
+        ModelAtTarget {
             target: self.target,
             caller: self.pool.caller,
             group: &self.pool.group,
@@ -361,8 +361,8 @@ impl Spreader {
         }
     }
 
-    fn place<'r>(&self, request: &'r SpreadRequest, target: usize) -> Place<'r> {
-        Place {
+    fn place<'r>(&self, request: &'r SpreadRequest, target: usize) -> ModelAtTarget<'r> {
+        ModelAtTarget {
             target,
             caller: self.caller_at(request, target),
             group: request.group_at(target),

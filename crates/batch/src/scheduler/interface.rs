@@ -17,21 +17,24 @@ use crate::id::{BatchNumber, Key, PoolId};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SchedulerSettings {
-    /// The longest time in the queue. A tenth of the call's tolerance if that is shorter.
+    /// The longest time in the queue, five minutes by default. A tenth of the call's tolerance if
+    /// that is shorter.
     pub max_age: Duration,
-    /// The most calls of a batch.
+    /// The most calls of a batch. 100,000 by default.
     pub max_items: usize,
-    /// The most bytes of a batch.
+    /// The most bytes of a batch. 32 MiB by default.
     pub max_bytes: usize,
-    /// The most calls in the queue.
+    /// The most calls in the queue. 200,000 by default.
     pub max_queued: usize,
-    /// The most bytes in the queue.
+    /// The most bytes in the queue. 1 GiB by default.
     pub max_queued_bytes: usize,
-    /// The time that an ordinary call needs.
+    /// The time that an ordinary call needs. Two minutes by default.
     pub live_time: Duration,
     /// The time after a delivery for which the same question gets the same answer after a restart.
+    /// One hour by default.
     pub redelivery: Duration,
     /// True if callers can come back after a restart, so that batches without callers are kept.
+    /// False by default.
     pub persistent: bool,
 }
 

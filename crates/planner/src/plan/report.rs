@@ -60,8 +60,8 @@ pub struct PoolPlan {
     pub dimensions: Vec<DimensionPlan>,
     /// The replays through the limiter, one for each possible size of the buckets.
     pub replays: Vec<LimitReplay>,
-    /// The dimension that delays the most requests in the replay with the smallest buckets. If none
-    /// is delayed, the one that comes closest.
+    /// The index of the dimension that delays the most requests in the replay with the smallest
+    /// buckets. If none is delayed, the index of the dimension that comes closest.
     pub binding: usize,
     /// True if the replay has delayed requests.
     pub is_bound: bool,

@@ -51,8 +51,8 @@ impl SharedLimits {
         }
     }
 
-    /// Sets the configuration of the limiter. Its [`sharing`](LimiterConfig::sharing) is not used,
-    /// since Redis knows all use.
+    /// Sets the configuration of the limiter. Default: [`LimiterConfig::new`]. Its
+    /// [`sharing`](LimiterConfig::sharing) is not used, since Redis knows all use.
     pub fn with_config(mut self, config: LimiterConfig) -> Self {
         self.config = config;
         self
