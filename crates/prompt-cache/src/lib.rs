@@ -29,7 +29,7 @@
 //! // The second request showed that the system prompt comes again. The third one reads it.
 //! let snapshot = layer.handle().snapshot();
 //! assert!(snapshot.usage.read > 0);
-//! println!("saved {}", snapshot.saved);
+//! println!("saved {}", snapshot.saved); // saved $0.0116886
 //! # Ok(())
 //! # }
 //! ```

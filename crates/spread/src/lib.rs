@@ -27,8 +27,8 @@
 //!     .body(RequestBody::from(body))?;
 //! let response = claude.oneshot(request).await?;
 //! let route = response.extensions().get::<Route>().expect("inserted by the layer");
-//! println!("served by {}", route.target);
-//! println!("{:#?}", spread.handle().snapshot());
+//! println!("served by {}", route.target); // one of the cheapest two, such as vertex/global
+//! println!("{:#?}", spread.handle().snapshot()); // attempts, failures, cool-downs, learned limits
 //! # Ok(())
 //! # }
 //! ```
