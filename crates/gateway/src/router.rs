@@ -54,7 +54,7 @@ use crate::{
     user_message,
 };
 
-/// The header by which proxies are told not to buffer a stream.
+/// The header that keeps proxies from buffering a stream.
 const ACCEL_BUFFERING: &str = "x-accel-buffering";
 
 /// The header by which a proxy in front reports the scheme of the client.

@@ -287,7 +287,7 @@ impl Link {
         let result = timeout(deadline, work).await;
         let result = result.unwrap_or(Err(RedisError::Timeout { after: deadline }));
         let Some(number) = number else {
-            return result; // no connection, which the driver knows
+            return result; // no connection, which the driver has noticed
         };
         let timeouts = &self.0.timeouts;
         let is_lost = match &result {

@@ -264,7 +264,7 @@ impl Headroom {
             let limit = self.configured[at].map_or(limit, |configured| configured.min(limit));
             let known = self.buckets[at].map(|bucket| bucket.level(now));
             let mut bucket = Bucket::full(limit, now);
-            // While others are in flight, the header does not know all of them.
+            // While others are in flight, the header may not count all of them.
             bucket.level = match known.filter(|_| self.in_flight > 1) {
                 Some(level) => level.min(remaining as f64),
                 None => (remaining as f64).min(bucket.limit),

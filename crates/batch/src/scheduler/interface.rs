@@ -278,9 +278,9 @@ pub enum ItemOutcome {
         /// The input tokens that were read from the cache, and those written to it.
         cache: (u64, u64),
     },
-    /// An error that its caller must know.
+    /// An error that is returned to its caller.
     Failed,
-    /// An error of the credential or of its funding, which all callers must know.
+    /// An error of the credential or of its funding, which is returned to all callers.
     Denied,
     /// An error that an ordinary call may not have.
     Temporary,

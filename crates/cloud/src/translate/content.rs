@@ -22,7 +22,7 @@ pub(super) struct Content<'a> {
     pub(super) losses: &'a mut Losses,
     /// Ids of calls of other vendors are replaced, and not refused.
     pub(super) replaces_tool_ids: bool,
-    /// A tool streams its input early, which some targets know as a beta only.
+    /// A tool streams its input early, which is only a beta on some targets.
     pub(super) needs_eager_streaming: bool,
 }
 
