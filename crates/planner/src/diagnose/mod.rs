@@ -16,7 +16,7 @@ use crate::{
 };
 
 pub use self::cause::Cause;
-use self::pool::Pool;
+use self::pool::PoolDiagnosis;
 
 /// The most request ids of a finding.
 const MOST_IDS: usize = 20;
@@ -161,7 +161,7 @@ pub(crate) fn causes_of_pool(
     pool: NameId,
     limits: PoolLimits,
 ) -> Vec<(Row, Cause, Mark)> {
-    Pool::new(traffic, pool, limits).causes()
+    PoolDiagnosis::new(traffic, pool, limits).causes()
 }
 
 fn verdict(findings: &[Finding], attempts: u64, rejected: u64, slow: u64) -> String {
