@@ -1,6 +1,6 @@
 #!/bin/bash
-# Figures of the language in docs and names: first for crates/*/src without tests, then for all
-# Rust files. With `list` as an argument, prints each finding with its file and line.
+# Figures of the language in docs and names: for crates/*/src without tests, for all Rust files, and
+# for Markdown. With `list` as an argument, prints each finding with its file and line.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -23,7 +23,7 @@ figures() {
         t = tolower(t)
         if (!is_code) {
             for (w in phrases)
-                if (index(t, w)) { uses[w]++; found("word " w) }
+                if (match(t, "(^|[^a-z])" w "([^a-z]|$)")) { uses[w]++; found("word " w) }
         }
         n = split(t, parts, /[^a-z]+/)
         for (i = 1; i <= n; i++)
@@ -37,8 +37,8 @@ figures() {
     }
     FNR == 1 { previous = ""; fence = 0 }
     { lines++ }
-    # Tables and code cannot be wrapped. Continuation bytes of UTF-8 are no columns.
-    /^[ \t]*\/\// && !/^[ \t]*\/\/[\/!] \|/ && !fence {
+    # Tables, code and link targets cannot be wrapped. Continuation bytes of UTF-8 are no columns.
+    /^[ \t]*\/\// && !/^[ \t]*\/\/[\/!] (\||\[[^]]*\]: )/ && !fence {
         columns = $0
         gsub(/[\200-\277]/, "", columns)
         if (length(columns) > 100) { long++; found("long") }
@@ -99,6 +99,31 @@ homonyms() {
         awk '/^    [A-Z]/ { name = $1 } { print name "\t" NR "\t" $0 }' | sort -s -k1,1 -k2,2n | cut -f3-
 }
 
+# Declarations of the types that had several meanings in the review of the language.
+reviewed() {
+    local names="Ticket Verdict Refusal Class Route Pool Place Ramp Seen Ask Ending Entry Answer Kind Call State Shared"
+    tr '\n' '\0' | xargs -0 grep -hoE '^(pub(\([a-z: ]*\))? )?(struct|enum|union|trait|type) [A-Z][A-Za-z0-9]*' |
+        awk -v names="$names" '{ n[$NF]++ }
+            END { m = split(names, name, " ")
+                  for (i = 1; i <= m; i++) row = row sprintf(" %s %d,", name[i], n[name[i]])
+                  printf "%-56s%s\n", "declarations of the homonyms of the review", substr(row, 1, length(row) - 1) }'
+}
+
+# Markdown prose over 100 columns: no tables, code, headings, images or link targets.
+markdown() {
+    git ls-files '*.md' | tr '\n' '\0' | xargs -0 awk -v list="$list" '
+    FNR == 1 { fence = 0 }
+    /^[ \t]*```/ { fence = !fence; next }
+    fence || /^[ \t]*(\||#|<|!?\[[^]]*\]: )/ { next }
+    {
+        lines++
+        columns = $0
+        gsub(/[\200-\277]/, "", columns)
+        if (length(columns) > 100) { long++; if (list) printf "long: %s:%d: %s\n", FILENAME, FNR, $0 > "/dev/stderr" }
+    }
+    END { printf "%-56s %d of %d\n", "lines over 100 columns", long, lines }'
+}
+
 report() {
     "$1" | figures
     local doubled
@@ -106,6 +131,7 @@ report() {
     printf '%-56s %d:' "type names with more than one declaration" "$(grep -cE '^    [A-Z]' <<<"$doubled" || true)"
     grep -E '^    [A-Z]' <<<"$doubled" | tr -s ' \n' ' ' || true
     echo
+    "$1" | reviewed
     if [ "$list" = 1 ]; then echo "$doubled"; fi
 }
 
@@ -114,3 +140,6 @@ report sources
 echo
 echo '== all Rust files'
 report all
+echo
+echo '== prose in Markdown'
+markdown

@@ -53,7 +53,7 @@ fn odd_arguments_are_refused() {
     }
 }
 
-/// Ten requests through both clients; what a script reads is the last line.
+/// Ten requests go through both clients. A script reads the last line of the output.
 #[test]
 fn a_small_trace_runs_to_its_end() {
     let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("small.csv");

@@ -1,4 +1,5 @@
-//! The built examples of the forms: each ends by itself, exits with 0, and prints the expected text.
+//! The built examples of the forms: each ends by itself, exits with 0, and prints the expected
+//! text.
 
 use std::process::Command;
 

@@ -86,7 +86,8 @@ fn port_of(driver: &mut Child) -> u16 {
 }
 
 impl Browser {
-    /// Starts a browser. `None` if none is installed, which is an error in a test run with `CI` set.
+    /// Starts a browser. `None` if none is installed, which is an error in a test run with `CI`
+    /// set.
     pub async fn start() -> Option<Self> {
         use std::os::unix::process::CommandExt;
 

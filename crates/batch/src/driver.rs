@@ -45,8 +45,8 @@ const COMPACTED: usize = 1_000;
 /// The shortest sleep, so that an error in the schedule cannot spin.
 const SHORTEST: Duration = Duration::from_millis(10);
 
-/// The driver of a [`BatchLayer`](crate::BatchLayer): it creates the batches, polls them, reads their
-/// results and keeps the journal.
+/// The driver of a [`BatchLayer`](crate::BatchLayer): it creates the batches, polls them, reads
+/// their results and keeps the journal.
 ///
 /// Without it, calls are sent as ordinary calls when their tolerance is nearly over. After it was
 /// dropped, new calls are sent at once.
@@ -79,9 +79,9 @@ impl<J: Journal> BatchDriver<J> {
     /// Runs until it is dropped. Spawn it, for instance by `tokio::spawn`.
     ///
     /// All its requests go through `service`, which may be any clone of the stack: a request about
-    /// batches passes a batch layer. It spawns nothing, except that it writes to a persistent journal
-    /// by `tokio::task::spawn_blocking`. If it is dropped meanwhile, the journal is closed when the
-    /// write has ended.
+    /// batches passes a batch layer. It spawns nothing, except that it writes to a persistent
+    /// journal by `tokio::task::spawn_blocking`. If it is dropped meanwhile, the journal is closed
+    /// when the write has ended.
     pub async fn run<S, R>(mut self, service: S)
     where
         S: Service<Request<RequestBody>, Response = Response<R>> + Clone,

@@ -22,8 +22,8 @@ impl BatchHandle {
             .change(|inner, now| inner.scheduler.snapshot(now.instant))
     }
 
-    /// Returns how often the journal could not be written. Its batches were then not created, and
-    /// their calls were sent as ordinary calls.
+    /// Returns the number of times that the journal could not be written. Its batches were then not
+    /// created, and their calls were sent as ordinary calls.
     #[must_use]
     pub fn journal_failures(&self) -> u64 {
         self.shared.change(|inner, _| inner.journal_failures)

@@ -2,8 +2,8 @@
 
 use std::{fmt, hash::BuildHasher};
 
-/// A keyed hash that calls have in common which may share a batch: the same credential, host,
-/// tenant, and headers.
+/// A pool of calls that may share a batch: a keyed hash of their credential, host, tenant and
+/// headers, which are equal.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PoolId(pub [u8; 16]);
 

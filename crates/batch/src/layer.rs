@@ -96,9 +96,9 @@ impl<J: Journal> BatchBuilder<J> {
         self
     }
 
-    /// Sets how long after its delivery an answer is returned once more if the same question is
-    /// asked after a restart, because the caller may have lost it. Default: one hour. It needs a
-    /// persistent journal. With zero, a question that was answered is a new one.
+    /// Sets the time after its delivery for which an answer is returned once more if the same
+    /// question is asked after a restart, because the caller may have lost it. Default: one hour.
+    /// It needs a persistent journal. With zero, a question that was answered is a new one.
     pub const fn with_redelivery(mut self, time: Duration) -> Self {
         self.scheduler.redelivery = time;
         self
@@ -122,7 +122,7 @@ impl<J: Journal> BatchBuilder<J> {
         self
     }
 
-    /// Sets up to how many bytes request bodies are buffered. Default: 32 MiB. Longer bodies pass
+    /// Sets the most bytes of a request body that are buffered. Default: 32 MiB. Longer bodies pass
     /// through. In a stack the limit of the outermost layer applies.
     pub const fn with_body_limit(mut self, bytes: usize) -> Self {
         self.settings.body_limit = bytes;
@@ -135,8 +135,8 @@ impl<J: Journal> BatchBuilder<J> {
         self
     }
 
-    /// Sets the clock for the age of batches. Default: the system's, or tokio's if that is ahead, so
-    /// that time can be paused in tests. A test that replays a journal needs one clock for all
+    /// Sets the clock for the age of batches. Default: the system's, or tokio's if that is ahead,
+    /// so that time can be paused in tests. A test that replays a journal needs one clock for all
     /// layers.
     pub fn with_clock(mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         self.settings.clock = Arc::new(now);

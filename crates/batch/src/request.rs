@@ -32,12 +32,12 @@ const TOLERANCE_NAME: &str = "x-tower-claude-tolerance";
 /// The request header with the time that a call can wait, in whole seconds. The layer removes it.
 pub const TOLERANCE: HeaderName = HeaderName::from_static(TOLERANCE_NAME);
 
-/// The request header that tells equal bodies apart which are different questions. The layer
-/// removes it.
+/// The request header that distinguishes different questions with equal bodies. The layer removes
+/// it.
 pub const BATCH_KEY: HeaderName = HeaderName::from_static("x-tower-claude-batch-key");
 
-/// The longest tolerance that counts. The API expires batches after a day, and a call may go through
-/// several.
+/// The longest tolerance that counts. The API expires batches after a day, and a call may go
+/// through several.
 pub(crate) const LONGEST: Duration = Duration::from_secs(7 * 86_400);
 
 /// Fields of a Messages request that a batch does not take.

@@ -26,9 +26,9 @@ use crate::{
     shared::{Shared, Word},
 };
 
-/// A service that answers calls that can wait by batches. [`BatchLayer`](crate::BatchLayer) makes it,
-/// behind a [`BufferRequest`](tower_claude_core::toolkit::BufferRequest) that buffers the request
-/// bodies.
+/// A service that answers calls that can wait by batches. [`BatchLayer`](crate::BatchLayer) makes
+/// it, behind a [`BufferRequest`](tower_claude_core::toolkit::BufferRequest) that buffers the
+/// request bodies.
 #[derive(Clone)]
 pub struct Batch<S> {
     inner: S,

@@ -173,8 +173,8 @@ impl Inner {
         slot.waker.take()
     }
 
-    /// Returns the end of the wait of a call. Otherwise keeps the waker, and puts the old one in its
-    /// place.
+    /// Returns the end of the wait of a call. Otherwise keeps the waker, and puts the old one in
+    /// its place.
     ///
     /// The caller drops the old waker without the lock, because that may drop a task with calls.
     pub(crate) fn poll_word(&mut self, ticket: Ticket, waker: &mut Option<Waker>) -> Option<Word> {

@@ -1,5 +1,5 @@
-//! The contract of every layer, for a layer without calls that can wait, and for one whose calls all
-//! can wait, but not for long enough.
+//! The contract of every layer, for a layer without calls that can wait, and for one whose calls
+//! all can wait, but not for long enough.
 
 use std::time::Duration;
 

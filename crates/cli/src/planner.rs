@@ -40,7 +40,8 @@ const PLAN_EXAMPLES: &str = "Examples:
   tower-claude plan events.jsonl --event \"2026-12-05T18:00 4x 2h\" --json
 
 Figures with ~ are estimates, all others follow from the record. All times are UTC. Nothing is sent
-anywhere, unless --api or --limits api ask the Admin API with the key in ANTHROPIC_ADMIN_KEY. The exit status is 0, 1 if a file cannot be written, and 2 for bad input.";
+anywhere, unless --api or --limits api ask the Admin API with the key in ANTHROPIC_ADMIN_KEY. The
+exit status is 0, 1 if a file cannot be written, and 2 for bad input.";
 
 /// The options of `tower-claude plan`.
 #[derive(Debug, Args)]
@@ -51,10 +52,10 @@ pub(crate) struct Plan {
     /// Plans this pool (or the pool of this model) only.
     #[arg(long, value_name = "NAME")]
     pool: Option<String>,
-    /// The limits: tier:start, tier:build, tier:scale, or a file in JSON or TOML, such as the answer
-    /// of the Rate Limits API. api asks the Admin API for those of the organization, and api:WORKSPACE for
-    /// those of a workspace as well, of which the smaller hold. Default: those that the recorded
-    /// headers show.
+    /// The limits: tier:start, tier:build, tier:scale, or a file in JSON or TOML, such as the
+    /// answer of the Rate Limits API. api asks the Admin API for those of the organization, and
+    /// api:WORKSPACE for those of a workspace as well, of which the smaller hold. Default: those
+    /// that the recorded headers show.
     #[arg(long, value_name = "tier:NAME|FILE|api")]
     limits: Option<String>,
     /// The time in which a bucket of the server fills. Default: what the record shows, or all.

@@ -28,7 +28,7 @@ pub(crate) struct Serve {
 }
 
 impl Serve {
-    /// Serves until the process is told to end.
+    /// Serves until the process gets a signal to end.
     ///
     /// # Errors
     /// Returns an error if the configuration is not valid or an address cannot be opened.

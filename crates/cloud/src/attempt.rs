@@ -16,7 +16,7 @@ use tower_claude_wire::{
 
 use crate::{
     authorize::{Authorization, Authorize, AuthorizeError},
-    config::{Config, Route},
+    config::{Config, ConfiguredTarget},
     translate::TOO_LONG,
 };
 
@@ -59,12 +59,12 @@ impl Attempt {
             let rejection = Rejection::new(NAME, RejectReason::Unportable { reason });
             Step::Reject(rejection, target)
         };
-        let route = match config.route(request.extensions()) {
-            Ok(Some(route)) => route,
+        let configured = match config.target_of(request.extensions()) {
+            Ok(Some(configured)) => configured,
             Ok(None) => return Step::Pass(request),
             Err(reason) => return reject(reason, None),
         };
-        let Route { target, authorize } = route;
+        let ConfiguredTarget { target, authorize } = configured;
         let call = Call::of(&request).cloned();
         request.extensions_mut().insert(target.clone());
         let (mut head, body) = request.into_parts();

@@ -9,8 +9,8 @@ use tower_claude_core::BoxError;
 /// A source of credentials, which puts one into each request.
 ///
 /// [`Bearer`](crate::Bearer) is one, and with the feature `bedrock`, `SigV4` is another.
-/// [`authorize`](Self::authorize) runs last, when head and body are those that are sent. It must not
-/// block.
+/// [`authorize`](Self::authorize) runs last, when head and body are those that are sent. It must
+/// not block.
 pub trait Authorize: Send + Sync {
     /// Puts the credential into the head of a request, replacing any that is there.
     ///

@@ -15,15 +15,15 @@ use crate::{authorize::Authorize, translate::Translator};
 #[derive(Clone, Default)]
 pub(crate) struct Config {
     pub(crate) translator: Translator,
-    pub(crate) routes: Vec<Route>,
+    pub(crate) targets: Vec<ConfiguredTarget>,
     /// The target of requests that name none.
-    pub(crate) default: Option<Route>,
+    pub(crate) default: Option<ConfiguredTarget>,
     pub(crate) observers: EventSink,
 }
 
 /// A target and the source of its credentials.
 #[derive(Clone)]
-pub(crate) struct Route {
+pub(crate) struct ConfiguredTarget {
     pub(crate) target: Target,
     pub(crate) authorize: Option<Arc<dyn Authorize>>,
 }
@@ -36,28 +36,32 @@ const OTHER_HOST: Unportable = Unportable::new(
 
 impl Config {
     /// Adds a target, in place of one with the same name.
-    pub(crate) fn add(&mut self, route: Route) {
-        self.routes.retain(|known| known.target != route.target);
-        self.routes.push(route);
+    pub(crate) fn add(&mut self, configured: ConfiguredTarget) {
+        self.targets
+            .retain(|known| known.target != configured.target);
+        self.targets.push(configured);
     }
 
-    /// Returns the route of a request, or `None` if it has none and passes through.
+    /// Returns the target of a request, or `None` if it has none and passes through.
     ///
     /// A credential belongs to the host of its target. Another host never gets it.
-    pub(crate) fn route(&self, extensions: &Extensions) -> Result<Option<Route>, Unportable> {
+    pub(crate) fn target_of(
+        &self,
+        extensions: &Extensions,
+    ) -> Result<Option<ConfiguredTarget>, Unportable> {
         let Some(target) = extensions.get::<Target>() else {
             return Ok(self.default.clone());
         };
-        self.route_to(target).map(Some)
+        self.configured(target).map(Some)
     }
 
     /// Checks that a target is set up.
     pub(crate) fn check(&self, target: &Target) -> Result<(), Unportable> {
-        self.route_to(target).map(|_| ())
+        self.configured(target).map(|_| ())
     }
 
-    fn route_to(&self, target: &Target) -> Result<Route, Unportable> {
-        let known = self.routes.iter().find(|known| known.target == *target);
+    fn configured(&self, target: &Target) -> Result<ConfiguredTarget, Unportable> {
+        let known = self.targets.iter().find(|known| known.target == *target);
         let authorize = match known {
             Some(known)
                 if known.target.authority() != target.authority()
@@ -71,6 +75,6 @@ impl Config {
             None => return Err(NOT_SET_UP),
         };
         let target = target.clone();
-        Ok(Route { target, authorize })
+        Ok(ConfiguredTarget { target, authorize })
     }
 }

@@ -1,4 +1,4 @@
-//! Reader of the begin of a body.
+//! Reader of the beginning of a body.
 
 use std::{
     collections::VecDeque,
@@ -13,7 +13,7 @@ use tower_claude_core::toolkit::ERROR_BODY_LIMIT;
 /// The greatest number of frames that are read in one poll.
 const FRAMES_PER_POLL: usize = 64;
 
-/// A body of which the begin has been read. It yields the same frames as without the reader.
+/// A body whose beginning has been read. It yields the same frames as without the reader.
 pub(crate) struct Held<B: Body> {
     frames: VecDeque<Result<Frame<Bytes>, B::Error>>,
     length: usize,

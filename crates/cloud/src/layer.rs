@@ -14,7 +14,7 @@ use tower_layer::Layer;
 use crate::{
     attempt::undecodable,
     authorize::Authorize,
-    config::{Config, Route},
+    config::{Config, ConfiguredTarget},
     service::CloudService,
     translate::Translator,
 };
@@ -29,7 +29,7 @@ pub struct CloudLayer {
 }
 
 impl CloudLayer {
-    /// Returns a layer without targets. Requests pass through unchanged.
+    /// Creates a layer without targets. Requests pass through unchanged.
     pub fn new() -> Self {
         Self::default()
     }
@@ -86,11 +86,11 @@ impl CloudLayer {
     }
 
     fn add(self, target: Target, authorize: Option<Arc<dyn Authorize>>) -> Self {
-        self.edit(|config| config.add(Route { target, authorize }))
+        self.edit(|config| config.add(ConfiguredTarget { target, authorize }))
     }
 
     fn use_last_as_default(self) -> Self {
-        self.edit(|config| config.default = config.routes.last().cloned())
+        self.edit(|config| config.default = config.targets.last().cloned())
     }
 
     fn edit(mut self, edit: impl FnOnce(&mut Config)) -> Self {
@@ -112,15 +112,15 @@ impl fmt::Debug for CloudLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let targets: Vec<_> = self
             .config
-            .routes
+            .targets
             .iter()
-            .map(|route| route.target.name())
+            .map(|configured| configured.target.name())
             .collect();
         let default = self
             .config
             .default
             .as_ref()
-            .map(|route| route.target.name());
+            .map(|configured| configured.target.name());
         f.debug_struct("CloudLayer")
             .field("targets", &targets)
             .field("default", &default)

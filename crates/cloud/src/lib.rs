@@ -37,11 +37,11 @@
 //! - Rejects a request that the target cannot serve, with the field and the reason, before anything
 //!   is sent. [`CloudLayer::check`] finds that out for the spread layer.
 //! - Puts the credential of the target into the request ([`Authorize`]): a [`Bearer`] token of
-//!   Google, AWS or the Claude API, or with the feature `bedrock` a signature of AWS. It is bound to
-//!   the host of its target. The caller's own credentials never reach a cloud.
+//!   Google, AWS or the Claude API, or with the feature `bedrock` a signature of AWS. It is bound
+//!   to the host of its target. The caller's own credentials never reach a cloud.
 //! - Returns responses in the shape of the Claude API. An error of AWS or Google gets the type of
-//!   the API and keeps its status, and the original body is in the extension [`Native`]. A stream of
-//!   `InvokeModel` becomes server-sent events. Streams of the other targets pass byte for byte.
+//!   the API and keeps its status, and the original body is in the extension [`Native`]. A stream
+//!   of `InvokeModel` becomes server-sent events. Streams of the other targets pass byte for byte.
 //! - Sends a request once more after a 401, or a 403 for an expired credential, if its source has
 //!   another one.
 //!
@@ -58,9 +58,10 @@
 //! [`Target::vertex`]: tower_claude_wire::cloud::Target::vertex
 //!
 //! # Where it goes
-//! Innermost, around the client. All other layers then see requests and responses of the Claude API,
-//! whatever the target. A layer further inside sees those of the cloud. The path in a request of the
-//! caller may be that of any dialect. The answer has the shape of the Claude API in any case.
+//! Innermost, around the client. All other layers then see requests and responses of the Claude
+//! API, whatever the target. A layer further inside sees those of the cloud. The path in a request
+//! of the caller may be that of any dialect. The answer has the shape of the Claude API in any
+//! case.
 //!
 //! # Fields
 //! The words of the table: *kept* as it is, *moved* to the place of the target, *replaced* by its
@@ -72,19 +73,20 @@
 #![doc = include_str!("fields.md")]
 //!
 //! Thinking blocks are sent as they are. Some models bind them to an account, and another account
-//! drops them without an error. The spread layer therefore keeps such a conversation at its account.
+//! drops them without an error. The spread layer therefore keeps such a conversation at its
+//! account.
 //!
 //! # Credentials
 //! A source of credentials runs in a task of the Tokio runtime, at most one at a time. Calls wait
 //! only while there is no valid credential, for at most 30 seconds, and are then rejected with 529.
-//! A credential is fetched again five minutes before it expires, and calls use the old one meanwhile.
-//! [`Bearer::refreshing`] shows `gcp_auth` as a source for Google, and `bedrock::SigV4` shows
-//! `aws-config` as a source for AWS.
+//! A credential is fetched again five minutes before it expires, and calls use the old one
+//! meanwhile. [`Bearer::refreshing`] shows `gcp_auth` as a source for Google, and `bedrock::SigV4`
+//! shows `aws-config` as a source for AWS.
 //!
 //! # Readiness, clones, cancellation
 //! The service is always ready. Its future gets the credential, waits for the inner service and
-//! sends the request. Clones share targets and credentials. A dropped call drops its inner call, and
-//! a fetch of credentials goes on for others.
+//! sends the request. Clones share targets and credentials. A dropped call drops its inner call,
+//! and a fetch of credentials goes on for others.
 //!
 //! # Streaming
 //! Events are passed on as they arrive. A stream of `InvokeModel` that breaks, by a wrong checksum
@@ -94,12 +96,12 @@
 //! # Limits
 //! - Messages and the counting of tokens only. Batches, models and files are for the Claude API.
 //!   `InvokeModel` does not count tokens.
-//! - A request body over 32 MiB is not buffered, so it can only go to the Claude API. Up to 64 KiB of
-//!   an error body are read. A longer one, or a compressed one, passes as it is.
-//! - The feature `bedrock` brings signatures and streams of `InvokeModel`. It needs Rust 1.94, as the
-//!   crates of AWS do. Without it, `InvokeModel` takes a bearer token and serves no streams.
-//! - Ids of models follow rules and a table. For an ARN or a model that the table does not have, name
-//!   it with [`Target::with_model`](tower_claude_wire::cloud::Target::with_model).
+//! - A request body over 32 MiB is not buffered, so it can only go to the Claude API. Up to 64 KiB
+//!   of an error body are read. A longer one, or a compressed one, passes as it is.
+//! - The feature `bedrock` brings signatures and streams of `InvokeModel`. It needs Rust 1.94, as
+//!   the crates of AWS do. Without it, `InvokeModel` takes a bearer token and serves no streams.
+//! - Ids of models follow rules and a table. For an ARN or a model that the table does not have,
+//!   name it with [`Target::with_model`](tower_claude_wire::cloud::Target::with_model).
 #![forbid(unsafe_code)]
 
 mod answer;

@@ -33,7 +33,7 @@ pub struct Issued<T> {
 }
 
 impl<T> Issued<T> {
-    /// A credential that does not expire.
+    /// Creates a credential that never expires.
     pub const fn forever(value: T) -> Self {
         Self {
             value,

@@ -16,8 +16,8 @@ use http::StatusCode;
 /// | `GET /v1/organizations/analytics/usage` | the log of the server, by model |
 /// | `GET /v1/organizations/usage_report/messages` | the same in the older form |
 ///
-/// Of the parameters, `limit`, `page`, `model`, `group_type`, `starting_at`, `ending_at` and the width
-/// of buckets count. Requests to it are neither logged nor limited.
+/// Of the parameters, `limit`, `page`, `model`, `group_type`, `starting_at`, `ending_at` and the
+/// width of buckets count. Requests to it are neither logged nor limited.
 #[derive(Clone, Debug)]
 pub struct AdminApi {
     pub(crate) key: Arc<str>,

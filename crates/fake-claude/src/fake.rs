@@ -360,8 +360,9 @@ impl FakeClaudeBuilder {
     /// If true, a request with thinking that another account made is rejected with 400. By default
     /// the thinking is dropped ([`Attempt::dropped_thinking`]), as the API documents it.
     ///
-    /// Both apply to the models whose thinking is bound to an account: Fable 5.2, Mythos 5.2, Sonnet
-    /// 5.5 and Haiku 5.5. Only thinking that a server of this crate has signed is recognized.
+    /// Both apply to the models whose thinking is bound to an account: Fable 5.2, Mythos 5.2,
+    /// Sonnet 5.5 and Haiku 5.5. Only thinking that a server of this crate has signed is
+    /// recognized.
     pub fn reject_foreign_thinking(mut self, reject: bool) -> Self {
         self.config.rejects_foreign_thinking = reject;
         self

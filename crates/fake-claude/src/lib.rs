@@ -49,23 +49,23 @@
 //! **Request headers**, all optional: `x-fake-tag` (copied to the log), `x-fake-output-tokens`
 //! (length of the response, limited by `max_tokens`), `x-fake-input-tokens` (the actual size of the
 //! prompt), `x-fake-cache-read-tokens` and `x-fake-cache-creation-tokens` (parts of it, in place of
-//! those of the prompt cache), `x-fake-estimate-tokens` (the server's estimate at admission). Without them the prompt is
-//! measured by its bytes. On the creation of a batch they apply to all its requests, and
-//! `x-fake-batch-seconds` sets its processing time.
+//! those of the prompt cache), `x-fake-estimate-tokens` (the server's estimate at admission).
+//! Without them the prompt is measured by its bytes. On the creation of a batch they apply to all
+//! its requests, and `x-fake-batch-seconds` sets its processing time.
 //!
-//! **Prompt cache.** A request with markers (`cache_control`) reads and writes a prompt cache by the
-//! rules of the API, and reads are free in the input limit. A prefix is written where a marker is,
-//! if it has the least number of tokens of the model. It can be read from the first content of the
-//! response on, for five minutes or an hour from the start of each use. A marker looks back 20
+//! **Prompt cache.** A request with markers (`cache_control`) reads and writes a prompt cache by
+//! the rules of the API, and reads are free in the input limit. A prefix is written where a marker
+//! is, if it has the least number of tokens of the model. It can be read from the first content of
+//! the response on, for five minutes or an hour from the start of each use. A marker looks back 20
 //! positions, and a run of `tool_use` or of `tool_result` blocks is one of them on
 //! [`Platform::Claude`]. Caches are separate by credential, `anthropic-workspace-id` and model, and
-//! batches have a cache of their own. A change of the tools loses everything. A
-//! change of `speed`, web search, citations or the system prompt keeps the tools, and one of
-//! `tool_choice`, thinking, effort or images keeps the system prompt as well. Markers that the API rejects are rejected in its words, as far as they are
-//! known. [`FakeClaude::clear_prompt_cache`] loses all entries, and the rules alone are
-//! [`model::PromptCache`]. Not simulated: writes of server tools, and models for which thinking
-//! changes more than the messages. A request in a batch counts as processed at the creation of the
-//! batch, the last one first.
+//! batches have a cache of their own. A change of the tools loses everything. A change of `speed`,
+//! web search, citations or the system prompt keeps the tools, and one of `tool_choice`, thinking,
+//! effort or images keeps the system prompt as well. Markers that the API rejects are rejected in
+//! its words, as far as they are known. [`FakeClaude::clear_prompt_cache`] loses all entries, and
+//! the rules alone are [`model::PromptCache`]. Not simulated: writes of server tools, and models
+//! for which thinking changes more than the messages. A request in a batch counts as processed at
+//! the creation of the batch, the last one first.
 //!
 //! **Content.** [`FakeClaude::reply`] sets the content of the next message, and
 //! [`FakeClaudeBuilder::reply_with`] selects it by the request. [`Attempt::request`] has the
@@ -75,18 +75,17 @@
 //! **Batches.** A batch processes its requests in [`FakeClaudeBuilder::batch_time`], the last one
 //! first. Each request succeeds or is errored by the rules of a Messages request, unless
 //! [`FakeClaude::batch_outcome`] scripts its result by its `custom_id`, or
-//! [`FakeClaudeBuilder::batch_outcome_with`] by its content. [`FakeClaude::lose_creation`] leaves the
-//! client in doubt if a batch exists, and [`FakeClaudeBuilder::batch_hidden`] delays its
-//! appearance. The endpoints have the
-//! rate group `batches` and [`FakeClaudeBuilder::batch_queue`]. The requests of a batch take
-//! nothing from the limits of Messages. All keys see the same batches, which are kept until they
-//! are deleted.
+//! [`FakeClaudeBuilder::batch_outcome_with`] by its content. [`FakeClaude::lose_creation`] leaves
+//! the client in doubt if a batch exists, and [`FakeClaudeBuilder::batch_hidden`] delays its
+//! appearance. The endpoints have the rate group `batches` and [`FakeClaudeBuilder::batch_queue`].
+//! The requests of a batch take nothing from the limits of Messages. All keys see the same batches,
+//! which are kept until they are deleted.
 //!
 //! **Clouds.** [`FakeClaudeBuilder::cloud`] makes a server one account in one region or location of
 //! a cloud platform. Its limits, prompt cache, faults and log are its own, so a test with several
-//! targets has one server for each, on ports of their own or behind [`FakeHosts`]. The checks, limits
-//! and caches are those of the Claude API, to which requests are translated and from which responses
-//! are.
+//! targets has one server for each, on ports of their own or behind [`FakeHosts`]. The checks,
+//! limits and caches are those of the Claude API, to which requests are translated and from which
+//! responses are.
 //!
 //! | | [`FakeCloud::bedrock`] | [`FakeCloud::bedrock_messages`] | [`FakeCloud::vertex`] |
 //! |---|---|---|---|
@@ -108,8 +107,8 @@
 //! ([`FakeClaudeBuilder::reject_foreign_thinking`]). Not simulated: guardrails, files, Converse and
 //! the counting of InvokeModel.
 //!
-//! **Admin API.** With [`FakeClaudeBuilder::admin`] the paths below `/v1/organizations/` name limits
-//! and usage. See [`AdminApi`].
+//! **Admin API.** With [`FakeClaudeBuilder::admin`] the paths below `/v1/organizations/` name
+//! limits and usage. See [`AdminApi`].
 //!
 //! **Control over HTTP**, for programs in other languages. The binary `fake-claude` (feature `cli`)
 //! opens a port, and every port has these endpoints:

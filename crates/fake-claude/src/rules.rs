@@ -3,7 +3,7 @@
 
 use crate::config::Platform;
 
-/// The day of the table, on which the server lives unless it is told otherwise.
+/// The day of the table, which is the date of the server by default.
 pub(crate) const TODAY: &str = "2026-11-29";
 /// The first day without fast mode on Opus 4.8.
 const FAST_OPUS_4_8_ENDS: &str = "2026-11-30";

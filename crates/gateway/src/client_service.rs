@@ -12,8 +12,8 @@ use http::Request;
 use tower::util::BoxCloneSyncService;
 use tower_service::Service;
 
-/// The service that answers the requests of clients. It has a simple type, so that layers can be put
-/// around it. See [`Gateway::with_layer`](crate::Gateway::with_layer).
+/// The service that answers the requests of clients. It has a simple type, so that layers can be
+/// put around it. See [`Gateway::with_layer`](crate::Gateway::with_layer).
 #[derive(Clone)]
 pub struct ClientService(BoxCloneSyncService<Request<Body>, Response, Infallible>);
 

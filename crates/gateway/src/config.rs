@@ -151,8 +151,8 @@ pub struct UpstreamConfig {
     /// kept. Default: none, which switches the cache off.
     #[serde(with = "optional_duration")]
     pub cache: Option<Duration>,
-    /// True to mark prompts for the prompt cache of the API where that pays. Bodies with breakpoints
-    /// of the client stay as they are. Default false.
+    /// True to mark prompts for the prompt cache of the API where that pays. Bodies with
+    /// breakpoints of the client stay as they are. Default false.
     pub prompt_cache: bool,
     /// The longest wait for a rate limit. Default 30 s. A request that would wait longer is
     /// answered with 429.

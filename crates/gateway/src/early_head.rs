@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Limited};
 use tokio::time::timeout;
 use tower_claude::wire::{ApiError, is_event_stream};
 
-use crate::{refusal::Refusal, sse::PING};
+use crate::{gateway_error::GatewayError, sse::PING};
 
 /// The greatest size of an error that becomes an event. Those of the API have some 200 bytes.
 const GREATEST: usize = 64 << 10;
@@ -22,10 +22,10 @@ const GREATEST: usize = 64 << 10;
 /// If there is none after `time`, it returns the head of a stream with a `ping` event. What comes
 /// later follows within the stream, and a failure as an `error` event.
 pub(crate) async fn answer(
-    call: impl Future<Output = Result<Response, Refusal>> + Send + 'static,
+    call: impl Future<Output = Result<Response, GatewayError>> + Send + 'static,
     time: Duration,
     request_id: String,
-) -> Result<Response, Refusal> {
+) -> Result<Response, GatewayError> {
     let mut call = call.boxed();
     if let Ok(answered) = timeout(time, &mut call).await {
         return answered;
@@ -33,7 +33,7 @@ pub(crate) async fn answer(
     let ping = stream::iter([Ok(Bytes::from_static(PING.as_bytes()))]);
     let later = stream::once(async move {
         let answered = call.await;
-        let response = answered.unwrap_or_else(|refusal| refusal.into_response(&request_id));
+        let response = answered.unwrap_or_else(|error| error.into_response(&request_id));
         if response.status().is_success() && is_event_stream(response.headers()) {
             return response.into_body().into_data_stream().left_stream();
         }

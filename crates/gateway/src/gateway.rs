@@ -145,7 +145,8 @@ impl Gateway {
     /// polled. Needs a tokio runtime with I/O and time.
     ///
     /// # Errors
-    /// Returns an error if the configuration is not valid or an address cannot be opened.
+    /// Returns an error if the configuration is not valid, or if an address, an upstream, the
+    /// webhook, the event log or the metrics cannot be used.
     pub async fn bind(config: Config) -> Result<Self, StartError> {
         Self::bind_with(config, None).await
     }
@@ -155,7 +156,8 @@ impl Gateway {
     /// `traceparent`.
     ///
     /// # Errors
-    /// Returns an error if the configuration is not valid or an address cannot be opened.
+    /// Returns an error if the configuration is not valid, or if an address, an upstream, the
+    /// webhook, the event log or the metrics cannot be used.
     pub async fn bind_with(config: Config, on_send: Option<OnSend>) -> Result<Self, StartError> {
         config.validate().map_err(StartError::Config)?;
         let idle = config.stream.idle_timeout;
@@ -274,9 +276,9 @@ impl Gateway {
 
     /// Serves requests until `shutdown` completes, and then until the open requests have ended.
     ///
-    /// After `shutdown`, no connection is accepted, `/readyz` answers with 503 at the admin address,
-    /// and each connection closes after its current response. When `drain_timeout` has passed,
-    /// streams end with an `error` event and all other connections are closed.
+    /// After `shutdown`, no connection is accepted, `/readyz` answers with 503 at the admin
+    /// address, and each connection closes after its current response. When `drain_timeout` has
+    /// passed, streams end with an `error` event and all other connections are closed.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let draining = watch::Sender::new(false);
         let end_of_admin = watch::Sender::new(false);
@@ -334,7 +336,7 @@ impl GatewayHandle {
     /// Returns true if other fields differ as well, which needs a restart.
     ///
     /// # Errors
-    /// Returns the errors of the new keys and limits. The old ones then stay.
+    /// Returns the errors of the new keys, limits and targets. The old ones then stay.
     pub fn reload(&self, new: &Config) -> Result<bool, StartError> {
         let old = self.shared.routes();
         let mut config = old.config.clone();

@@ -47,8 +47,8 @@
 //! `POST /v1/messages` and `POST /v1/messages/count_tokens` pass the layers. Their rate limits are
 //! separate, so a count never waits for a message. All other paths pass as streams, past the
 //! layers. The gateway itself answers `/`, `/healthz` and `/readyz`, and at the admin address
-//! `/metrics`, `/dashboard` and `/plan`. A path that a wrong base URL leads to is answered with 404 and a
-//! hint.
+//! `/metrics`, `/dashboard` and `/plan`. A path that a wrong base URL leads to is answered with 404
+//! and a hint.
 //!
 //! # Keys
 //!
@@ -69,12 +69,12 @@ mod credentials;
 mod dashboard;
 mod early_head;
 mod gateway;
+mod gateway_error;
 mod headers;
 mod key_text;
 mod keys;
 mod log;
 mod plan;
-mod refusal;
 mod request_body;
 mod results_url;
 mod router;

@@ -13,7 +13,7 @@ use tokio::{
 use tower_claude::RequestBody;
 use tower_http::timeout::{TimeoutBody, TimeoutError};
 
-use crate::{config::ServerConfig, refusal::Refusal};
+use crate::{config::ServerConfig, gateway_error::GatewayError};
 
 /// The largest frame that is counted at once. tokio counts permits in 32 bits.
 const MOST_AT_ONCE: usize = u32::MAX as usize;
@@ -33,7 +33,7 @@ pub(crate) async fn read(
     mut body: Body,
     config: &ServerConfig,
     memory: &Arc<Semaphore>,
-) -> Result<BufferedBody, Refusal> {
+) -> Result<BufferedBody, GatewayError> {
     let announced = http_body::Body::size_hint(&body).lower();
     if announced > config.body_bytes as u64 {
         return Err(too_large(config));
@@ -97,27 +97,27 @@ pub(crate) fn is_stalled(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-fn too_large(config: &ServerConfig) -> Refusal {
+fn too_large(config: &ServerConfig) -> GatewayError {
     let message = format!(
         "the request body is longer than {} bytes",
         config.body_bytes
     );
-    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
+    GatewayError::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
 }
 
-pub(crate) fn too_slow() -> Refusal {
+pub(crate) fn too_slow() -> GatewayError {
     let message = "the request body did not arrive in time";
-    Refusal::new(StatusCode::REQUEST_TIMEOUT, "timeout_error", message)
+    GatewayError::new(StatusCode::REQUEST_TIMEOUT, "timeout_error", message)
 }
 
-fn broken() -> Refusal {
+fn broken() -> GatewayError {
     let message = "the request body could not be read to its end";
-    Refusal::new(StatusCode::BAD_REQUEST, "invalid_request_error", message)
+    GatewayError::new(StatusCode::BAD_REQUEST, "invalid_request_error", message)
 }
 
-fn no_memory() -> Refusal {
+fn no_memory() -> GatewayError {
     let status = StatusCode::from_u16(529).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
     let message = "the gateway holds too many request bodies";
-    Refusal::new(status, "overloaded_error", message)
+    GatewayError::new(status, "overloaded_error", message)
         .with_retry_after(std::time::Duration::from_secs(1))
 }

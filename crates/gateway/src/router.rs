@@ -43,18 +43,18 @@ use crate::{
     config::Config,
     dashboard::{self, Dashboard},
     early_head,
+    gateway_error::GatewayError,
     headers::{self, REQUEST_ID, SHOULD_RETRY},
     key_text::KEY_PREFIX,
     keys::{GatewayKey, KeyTable},
     plan::Plans,
-    refusal::Refusal,
     request_body, results_url,
     sse::EventStream,
     upstream::Upstream,
     user_message,
 };
 
-/// The header by which proxies are told not to buffer a stream.
+/// The header that keeps proxies from buffering a stream.
 const ACCEL_BUFFERING: &str = "x-accel-buffering";
 
 /// The header by which a proxy in front reports the scheme of the client.
@@ -96,14 +96,15 @@ struct Caller {
 
 impl Routes {
     /// Finds the upstream and the rights of a caller.
-    fn caller(&self, headers: &HeaderMap) -> Result<Caller, Refusal> {
+    fn caller(&self, headers: &HeaderMap) -> Result<Caller, GatewayError> {
         let given: Vec<&[u8]> = headers::credentials(headers).collect();
         let text = given
             .iter()
             .find(|key| key.starts_with(KEY_PREFIX.as_bytes()));
         if let Some(text) = text {
             let key = self.keys.find(text);
-            let key = key.ok_or_else(|| Refusal::unauthorized("this gateway key is not valid"))?;
+            let key =
+                key.ok_or_else(|| GatewayError::unauthorized("this gateway key is not valid"))?;
             let upstream = self.upstreams.get(key.upstream).cloned();
             return Ok(Caller {
                 upstream: upstream.ok_or_else(no_upstream)?,
@@ -116,12 +117,12 @@ impl Routes {
         // The configuration allows this on a loopback address only.
         let is_mapped = self.keys.is_empty() && upstream.has_credential() && !uses_own;
         if !is_mapped && !self.config.accepts_client_keys() {
-            return Err(Refusal::unauthorized(
+            return Err(GatewayError::unauthorized(
                 "this gateway needs a gateway key, as a bearer token or in x-api-key",
             ));
         }
         if !is_mapped && given.iter().any(|key| !upstream.may_receive(key)) {
-            return Err(Refusal::new(
+            return Err(GatewayError::new(
                 StatusCode::FORBIDDEN,
                 "permission_error",
                 "a key of Anthropic is not sent to the upstream of this gateway",
@@ -135,9 +136,9 @@ impl Routes {
     }
 }
 
-fn no_upstream() -> Refusal {
+fn no_upstream() -> GatewayError {
     let message = "the gateway has no upstream";
-    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "api_error", message)
+    GatewayError::new(StatusCode::INTERNAL_SERVER_ERROR, "api_error", message)
 }
 
 impl Shared {
@@ -173,7 +174,7 @@ impl Shared {
     }
 
     /// Writes all metrics in the text format of Prometheus. This also removes the samples of
-    /// histograms, which would pile up while nobody scrapes.
+    /// histograms, which would pile up without a scrape.
     fn render_metrics(&self) -> String {
         for upstream in &self.routes().upstreams {
             upstream.record_metrics();
@@ -185,11 +186,11 @@ impl Shared {
     ///
     /// Paths are not normalized: another reading of the same path than that of the upstream could
     /// lead past a check.
-    fn api_path<'a>(&self, path: &'a str) -> Result<&'a str, Refusal> {
+    fn api_path<'a>(&self, path: &'a str) -> Result<&'a str, GatewayError> {
         let prefix = &*self.config.path_prefix;
         let Some(api) = path.strip_prefix(prefix).filter(|api| api.starts_with('/')) else {
             let message = format!("the base URL of this gateway ends in {prefix}");
-            return Err(Refusal::not_found(message));
+            return Err(GatewayError::not_found(message));
         };
         let hint = if has_unusual_segment(api) {
             "empty and dot segments in a path are not supported, remove a slash from the end of \
@@ -203,11 +204,11 @@ impl Shared {
         } else {
             return Ok(api);
         };
-        Err(Refusal::not_found(hint.to_owned()))
+        Err(GatewayError::not_found(hint.to_owned()))
     }
 
     /// Answers a request for the API.
-    async fn answer(&self, request: Request) -> Result<Response, Refusal> {
+    async fn answer(&self, request: Request) -> Result<Response, GatewayError> {
         let (mut parts, body) = request.into_parts();
         let path = self.api_path(parts.uri.path())?;
         let is_messages = path == "/v1/messages";
@@ -221,14 +222,15 @@ impl Shared {
         {
             tracing::info!(key = %key.name, "quota of a gateway key used up");
             let message = "the requests per minute of this gateway key are used up";
-            let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message);
-            return Err(refusal.with_retry_after(wait));
+            let error =
+                GatewayError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message);
+            return Err(error.with_retry_after(wait));
         }
         let base = is_batch.then(|| self.public_base(&parts.uri, &parts.headers));
         let target = caller.upstream.url_of(path, parts.uri.query());
         parts.uri = target.map_err(|_| {
             let message = "the path cannot be sent to the upstream".to_owned();
-            Refusal::not_found(message)
+            GatewayError::not_found(message)
         })?;
         headers::prepare_request(&mut parts.headers);
         if caller.is_mapped {
@@ -249,7 +251,7 @@ impl Shared {
         }
         if !is_layered && !caller.upstream.has_claude_api() {
             let message = "none of the clouds behind this gateway serves this path".to_owned();
-            return Err(Refusal::not_found(message));
+            return Err(GatewayError::not_found(message));
         }
         let mut response = if is_layered {
             let body = request_body::read(body, &self.config.server, &self.memory).await?;
@@ -321,15 +323,15 @@ impl Shared {
     }
 }
 
-/// Returns the refusal of a request that got no response.
-fn no_answer(upstream: &Upstream, error: &legacy::Error) -> Refusal {
+/// Returns the error of a request that got no response.
+fn no_answer(upstream: &Upstream, error: &legacy::Error) -> GatewayError {
     if request_body::is_stalled(error) {
         return request_body::too_slow();
     }
     let upstream = upstream.name();
     tracing::warn!(upstream, error = %error_text(error), "upstream did not answer");
     let message = "the upstream of this gateway did not answer";
-    Refusal::new(StatusCode::BAD_GATEWAY, "api_error", message)
+    GatewayError::new(StatusCode::BAD_GATEWAY, "api_error", message)
 }
 
 /// Returns true for statuses that the layers retry. What they still return was given up, so that
@@ -360,12 +362,12 @@ fn is_without_version(path: &str) -> bool {
 }
 
 /// Returns the response to a call for batches, with the `results_url` of this gateway.
-async fn rewrite_batch(response: Response, from: &str, to: &str) -> Result<Response, Refusal> {
+async fn rewrite_batch(response: Response, from: &str, to: &str) -> Result<Response, GatewayError> {
     let (mut parts, body) = response.into_parts();
     let body = Limited::new(body, BATCH_BYTES).collect().await;
     let body = body.map_err(|_| {
         let message = "the response of the upstream broke off or was too long";
-        Refusal::new(StatusCode::BAD_GATEWAY, "api_error", message)
+        GatewayError::new(StatusCode::BAD_GATEWAY, "api_error", message)
     })?;
     let body = body.to_bytes();
     let body = match results_url::rewrite(&body, from, to) {
@@ -385,7 +387,7 @@ async fn forward(shared: &Shared, request: Request) -> Response {
     let languages = request.headers().get(ACCEPT_LANGUAGE).cloned();
     let mut response = match shared.answer(request).await {
         Ok(response) => response,
-        Err(refusal) => refusal.into_response(&new_request_id()),
+        Err(error) => error.into_response(&new_request_id()),
     };
     if !response.headers().contains_key(REQUEST_ID)
         && let Ok(id) = HeaderValue::from_str(&new_request_id())

@@ -143,7 +143,7 @@ async fn serve<S>(
     let (mut is_timed, mut is_draining) = (is_http2, false);
     let ended = loop {
         tokio::select! {
-            // The connection reads its first request before it may be told to end.
+            // The connection reads its first request before its end may be requested.
             biased;
             ended = connection.as_mut() => break ended,
             // hyper has no timeout for the headers of HTTP/2.

@@ -18,23 +18,23 @@ use crate::{base_url::base_url, secret::Secret};
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct TargetConfig {
-    /// The kind of target: `claude-api`, `bedrock` (`InvokeModel`, with the feature `bedrock`, which
-    /// is on by default), `bedrock-messages` or `vertex`. Default `claude-api`, which uses `url` and `key`
-    /// of the upstream.
+    /// The kind of target: `claude-api`, `bedrock` (`InvokeModel`, with the feature `bedrock`,
+    /// which is on by default), `bedrock-messages` or `vertex`. Default `claude-api`, which uses
+    /// `url` and `key` of the upstream.
     pub platform: PlatformName,
     /// The region of Amazon Bedrock, or the region, multi-region or `global` of Vertex AI. Required
     /// for them.
     pub location: String,
     /// The project on Google Cloud. Required for Vertex AI.
     pub project: Option<String>,
-    /// The inference profile of Bedrock's `InvokeModel`: `us`, `eu`, `jp`, `au`, `apac`, `us-gov` or
-    /// `global`. Default: none, which newer models do not accept.
+    /// The inference profile of Bedrock's `InvokeModel`: `us`, `eu`, `jp`, `au`, `apac`, `us-gov`
+    /// or `global`. Default: none, which newer models do not accept.
     pub profile: Option<String>,
     /// The name, for logs and metrics. Default: the platform with its location. Names are unique,
     /// and none is the profile or the location of a target.
     pub name: Option<String>,
-    /// The account that owns the target, to which the thinking of some models is bound. Default: one
-    /// for each of the Claude API, AWS, and each project on Google Cloud.
+    /// The account that owns the target, to which the thinking of some models is bound. Default:
+    /// one for each of the Claude API, AWS, and each project on Google Cloud.
     pub account: Option<String>,
     /// The base URL of a private endpoint, without a path. Default: the public one.
     pub url: Option<String>,

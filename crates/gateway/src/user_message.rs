@@ -23,7 +23,8 @@ const WAIT: &str = "{wait}";
 /// A message for end users, in one language.
 ///
 /// A failure that the layers gave up gets the field `user_message` beside the fields of the API,
-/// which stay. The language is chosen by `accept-language`. The first message is for everybody else.
+/// which stay. The language is chosen by `accept-language`. The first message is used if none
+/// fits.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]

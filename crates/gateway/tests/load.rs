@@ -1,5 +1,5 @@
-//! Many clients, slow clients, large requests: the gateway's memory stays bounded, and other clients
-//! are served.
+//! Many clients, slow clients, large requests: the gateway's memory stays bounded, and other
+//! clients are served.
 //!
 //! The larger runs by `cargo test --release -p tower-claude-gateway --test load -- --ignored
 //! --nocapture`. The file limit must allow 10,100 open files for the largest.

@@ -1,4 +1,5 @@
-//! A soak: 200 requests per second with random incidents, in front of a gateway that nobody scrapes.
+//! A soak: 200 requests per second with random incidents, in front of a gateway that nobody
+//! scrapes.
 //!
 //! The suite runs a short part. Ten minutes by `cargo test --release -p tower-claude-gateway --test
 //! soak -- --ignored --nocapture`.

@@ -1,4 +1,4 @@
-//! What a gateway changes: nothing but a fixed list.
+//! The changes that a gateway makes to requests and responses: a fixed list, and nothing else.
 
 mod common;
 

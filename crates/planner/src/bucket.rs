@@ -44,8 +44,8 @@ impl Quota {
 pub struct Wait {
     /// The wait in nanoseconds.
     pub nanos: u64,
-    /// The dimension that was short for the longest time when the request became the first of the
-    /// queue. `None` if nothing was short.
+    /// The index of the dimension that was short for the longest time when the request became the
+    /// first of the queue. `None` if nothing was short.
     pub binding: Option<usize>,
 }
 

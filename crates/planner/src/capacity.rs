@@ -29,11 +29,11 @@ const SLACK: f64 = 0.5;
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct CapacityEvidence {
-    /// The server has admitted so much at once: the bucket holds at least this many seconds of its
-    /// limit.
+    /// The lower bound of the size of the bucket, in seconds of its limit: the server has admitted
+    /// that much at once. `None` if the traffic shows none.
     pub at_least_seconds: Option<f64>,
-    /// The server has refused so much at once: the bucket holds less than this. `None` if no
-    /// refusal tells.
+    /// The upper bound of the size of the bucket, in seconds of its limit: the server has refused
+    /// that much at once. `None` if no refusal shows it.
     pub below_seconds: Option<f64>,
     /// The sizes that fit, in seconds, the largest first.
     pub possible_seconds: Vec<u64>,

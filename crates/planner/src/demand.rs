@@ -55,7 +55,7 @@ pub struct Basis {
     pub unanswered: u64,
     /// The attempts after the first of a call, which are no demand.
     pub retries: u64,
-    /// The failed attempts of calls that cannot be told apart, which are left out.
+    /// The failed attempts of calls that cannot be distinguished, which are left out.
     pub unlinked_failures: u64,
     /// True if sums were spread evenly, so that bursts within them are not seen.
     pub has_sums: bool,

@@ -31,20 +31,20 @@ pub const MARGIN: f64 = 1.2;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct EvidenceOptions {
-    /// The pool.
+    /// The name of the pool.
     pub pool: String,
-    /// The limit per minute that is asked for. Default: need × growth × margin.
+    /// The limit per minute that is asked for. Default: need × growth × [`MARGIN`].
     pub ask: Option<u64>,
     /// The dimension: 0 for requests, 1 for input tokens, 2 for output tokens. Default: the one
     /// that comes closest to its limit.
     pub dimension: Option<usize>,
     /// The limits. Default: those that response headers have shown.
     pub limits: Option<LimitTable>,
-    /// The factor of growth. Default 1.5.
+    /// The factor of growth, 1 for none. Default 1.5.
     pub growth: f64,
-    /// The target for waits with pacing.
+    /// The target for waits with pacing. Default: 95 % of the requests wait for 5 s at most.
     pub target: Target,
-    /// The measures that were already taken, in the words of the user.
+    /// The measures that were already taken, in the words of the user. Default: none.
     pub done: Vec<String>,
 }
 
@@ -125,10 +125,10 @@ pub struct DimensionEvidence {
     pub dimension: &'static str,
     /// The limit per minute.
     pub limit: Option<u64>,
-    /// The largest clock minute of the last 7 and 28 days, as the Console shows it. `None` if the
-    /// record is shorter.
+    /// The largest clock minute of the last 7 days, as the Console shows it. `None` if the record
+    /// is shorter.
     pub console_7_days: Option<u64>,
-    /// As above.
+    /// The largest clock minute of the last 28 days. `None` if the record is shorter.
     pub console_28_days: Option<u64>,
     /// The peaks of the whole record.
     pub peaks: Peaks,

@@ -147,8 +147,8 @@ fn busiest_minutes(points: &[Point], start: i64, weeks: usize) -> Vec<[f64; HOUR
 
 /// Returns the 95th percentile in the last week and the growth per week as an exponent.
 ///
-/// The growth is the median of the slopes of all pairs of weeks. Each hour of the week is the median
-/// of that hour in all weeks, with the growth until the last week.
+/// The growth is the median of the slopes of all pairs of weeks. Each hour of the week is the
+/// median of that hour in all weeks, with the growth until the last week.
 fn fit(hours: &[[f64; HOURS]], weeks: &[usize]) -> Option<(f64, f64)> {
     let total = |week: usize| hours[week].iter().sum::<f64>();
     let mut slopes: Vec<f64> = Vec::new();

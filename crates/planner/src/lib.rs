@@ -1,5 +1,30 @@
 //! Capacity planning for the Claude API from recorded traffic.
 //!
+//! ```
+//! use tower_claude_planner::{
+//!     plan::{PlanOptions, plan},
+//!     read::read,
+//!     traffic::TrafficBuilder,
+//! };
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let log = r#"
+//! {"t_start":"2026-11-28T09:12:03Z","model":"claude-sonnet-5-5","input":4808,"output":10}
+//! {"t_start":"2026-11-28T09:12:04Z","model":"claude-sonnet-5-5","input":3180,"output":8}
+//! "#;
+//! let mut builder = TrafficBuilder::new(None);
+//! let report = read("events.jsonl", log.as_bytes(), None, &mut |line, record| {
+//!     builder.add(line, &record);
+//! })?;
+//! builder.end_file(report);
+//! let traffic = builder.build().ok_or("no request")?;
+//! let plan = plan(&traffic, &PlanOptions::default(), &mut |_step, _share| {})?;
+//! println!("{}", plan.verdict); // pool sonnet-5.5 needs 7,264 to 48.1 k input tokens a minute …
+//! assert_eq!(plan.pools[0].pool, "sonnet-5.5");
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! * [`read`] converts logs to the [normal form](record), and a
 //!   [`TrafficBuilder`](traffic::TrafficBuilder) collects them in compact form, with a
 //!   [`Coverage`](traffic::Coverage) of the gaps.

@@ -4,8 +4,8 @@ use tower_claude_wire::{Billing, ModelCatalog, Money, Usage};
 
 use crate::{demand::Demand, traffic::Names};
 
-/// Returns the price of demand in US dollars by the catalog. `None` if a price is not known, or if a
-/// request has no model.
+/// Returns the price of demand in US dollars by the catalog. `None` if a price is not known, or if
+/// a request has no model.
 ///
 /// `model` replaces the model of the requests.
 pub(crate) fn price(

@@ -188,13 +188,13 @@ pub struct Summary {
     pub delayed: f64,
     /// The share of refused requests. 0 with pacing.
     pub refused: f64,
-    /// The waits in seconds.
+    /// The median of the waits in seconds.
     pub wait_p50: f64,
-    /// As above.
+    /// The 95th percentile of the waits in seconds.
     pub wait_p95: f64,
-    /// As above.
+    /// The 99th percentile of the waits in seconds.
     pub wait_p99: f64,
-    /// As above.
+    /// The longest wait in seconds.
     pub wait_max: f64,
     /// The number of delayed requests by their binding dimension.
     pub binding: [u64; 3],

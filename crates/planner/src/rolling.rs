@@ -13,11 +13,11 @@ pub type Point = (i64, u64);
 pub struct Peaks {
     /// The sum of all, divided by the minutes from the first to the last.
     pub mean: f64,
-    /// The percentiles of the clock minutes in UTC, idle ones included.
+    /// The median of the clock minutes in UTC, idle ones included.
     pub minute_p50: u64,
-    /// As above.
+    /// The 95th percentile of the clock minutes.
     pub minute_p95: u64,
-    /// As above.
+    /// The 99th percentile of the clock minutes.
     pub minute_p99: u64,
     /// The largest clock minute in UTC, which the Console shows.
     pub clock_minute: u64,
@@ -126,8 +126,8 @@ pub fn rolling_max(points: &[Point], window: i64) -> u64 {
 /// The most samples of rolling minutes: those of 28 days.
 const MOST_SAMPLES: i64 = 28 * 86_400;
 
-/// Returns the sums of the last 60 s from the first point to the last, sorted. There is one for each
-/// second of up to 28 days, and fewer for longer times.
+/// Returns the sums of the last 60 s from the first point to the last, sorted. There is one for
+/// each second of up to 28 days, and fewer for longer times.
 #[must_use]
 pub fn rolling_minutes(points: &[Point]) -> Vec<u64> {
     let (Some(first), Some(last)) = (points.first(), points.last()) else {
@@ -154,8 +154,8 @@ pub fn rolling_minutes(points: &[Point]) -> Vec<u64> {
     sums
 }
 
-/// Returns the nearest-rank percentile of a sorted list: the least value that this share of all does
-/// not exceed. 0 for an empty list.
+/// Returns the nearest-rank percentile of a sorted list: the least value that this share of all
+/// does not exceed. 0 for an empty list.
 #[must_use]
 pub fn percentile<T: Copy + Default>(sorted: &[T], share: f64) -> T {
     let rank = (share * sorted.len() as f64).ceil() as usize;

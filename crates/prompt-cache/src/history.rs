@@ -38,7 +38,8 @@ const PROVING_REQUESTS: u32 = 100;
 /// The time for which a class is switched off.
 const OFF_FOR: Duration = Duration::from_secs(3_600);
 
-/// The classes of a prefix: prefixes of the same route, and prefixes of the same shape on any route.
+/// The classes of a prefix: prefixes of the same route, and prefixes of the same shape on any
+/// route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ClassKeys {
     pub(crate) boundary: Boundary,
@@ -82,7 +83,7 @@ pub(crate) struct ExpectedRead {
 
 /// The counts of a class, and its balance.
 #[derive(Clone, Debug)]
-struct Class {
+struct ClassCounts {
     boundary: Boundary,
     counts: ReuseCounts,
     last_used: Instant,
@@ -108,7 +109,7 @@ type Use = (Instant, u64, u64);
 #[derive(Debug, Default)]
 pub(crate) struct History {
     prefixes: HashMap<u64, Prefix, RandomState>,
-    classes: HashMap<u64, Class, RandomState>,
+    classes: HashMap<u64, ClassCounts, RandomState>,
     /// For each interval the uses that are in it, in the order of their time.
     due: [VecDeque<Use>; COUNT],
     uses: u64,
@@ -197,7 +198,7 @@ impl History {
         prefix.unread += 1;
         push_due(&mut self.due[0], (now, hash, use_number));
         for key in [classes.route, classes.shape] {
-            let class = self.classes.entry(key).or_insert_with(|| Class {
+            let class = self.classes.entry(key).or_insert_with(|| ClassCounts {
                 boundary: classes.boundary,
                 counts: ReuseCounts::default(),
                 last_used: now,
@@ -422,7 +423,7 @@ impl History {
     }
 }
 
-impl Class {
+impl ClassCounts {
     /// Returns the share of reads that come. Distrust is forgotten with time, because an unmarked
     /// class has no reads that could prove it wrong.
     fn read_share(&self, now: Instant) -> f64 {

@@ -37,10 +37,10 @@ const MAX_RESPONSE: usize = 64 * 1024;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Renewal;
 
-/// Sends the requests that keep cached prefixes alive in a pause.
+/// A driver that sends the requests which keep cached prefixes alive in a pause.
 ///
-/// [`PromptCacheLayer::with_keep_alive`](crate::PromptCacheLayer::with_keep_alive) creates it. After
-/// it was dropped, nothing is renewed and no request is kept.
+/// [`PromptCacheLayer::with_keep_alive`](crate::PromptCacheLayer::with_keep_alive) creates it.
+/// After it was dropped, nothing is renewed and no request is kept.
 #[must_use = "a driver does nothing unless it runs"]
 pub struct KeepAliveDriver {
     link: Arc<DriverLink>,
@@ -100,10 +100,10 @@ impl KeepAliveDriver {
     /// service is a clone of the client, or of the stack. A clone of the stack has services of the
     /// layer, so then the driver runs until its task ends.
     ///
-    /// A renewal is the last request of a prefix with `max_tokens: 0`, so it produces no output, and
-    /// with the priority [`Priority::Batch`]. It is sent every 4.5 minutes, while a return is likely
-    /// enough to pay for it. A renewal that fails, or that reads nothing, is the last one. One that is
-    /// too late, because others took long, is left out.
+    /// A renewal is the last request of a prefix with `max_tokens: 0`, so it produces no output,
+    /// and with the priority [`Priority::Batch`]. It is sent every 4.5 minutes, while a return is
+    /// likely enough to pay for it. A renewal that fails, or that reads nothing, is the last one.
+    /// One that is too late, because others took long, is left out.
     pub async fn run<S, R>(self, mut service: S)
     where
         S: Service<Request<RequestBody>, Response = Response<R>>,

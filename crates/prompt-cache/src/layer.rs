@@ -69,8 +69,8 @@ impl<C> PromptCacheLayer<C> {
         self.with(|config| config.options.max_hold = max_hold)
     }
 
-    /// Sets the price of a second of waiting, for all requests together. A request waits only if the
-    /// second write of its prompt would cost more than the expected wait. $0.001 by default.
+    /// Sets the price of a second of waiting, for all requests together. A request waits only if
+    /// the second write of its prompt would cost more than the expected wait. $0.001 by default.
     pub fn with_second_price(self, price: Money) -> Self {
         self.with(|config| config.options.second_price = price)
     }
@@ -84,12 +84,12 @@ impl<C> PromptCacheLayer<C> {
         })
     }
 
-    /// Switches renewals on, which keep a cached prefix alive in a pause while that pays, and returns
-    /// the driver that sends them. Off by default. Spawn [`KeepAliveDriver::run`]. A setter after it
-    /// connects the driver to the layer that the setter returns.
+    /// Switches renewals on, which keep a cached prefix alive in a pause while that pays, and
+    /// returns the driver that sends them. Off by default. Spawn [`KeepAliveDriver::run`]. A setter
+    /// after it connects the driver to the layer that the setter returns.
     ///
-    /// The bodies of at most 256 requests are kept in memory, with their credentials, for an hour at
-    /// most, and no longer than the driver exists.
+    /// The bodies of at most 256 requests are kept in memory, with their credentials, for an hour
+    /// at most, and no longer than the driver exists.
     pub fn with_keep_alive(self) -> (Self, KeepAliveDriver) {
         let link = Arc::<DriverLink>::default();
         let mut layer = self;

@@ -29,7 +29,7 @@
 //! // The second request showed that the system prompt comes again. The third one reads it.
 //! let snapshot = layer.handle().snapshot();
 //! assert!(snapshot.usage.read > 0);
-//! println!("saved {}", snapshot.saved);
+//! println!("saved {}", snapshot.saved); // saved $0.0116886
 //! # Ok(())
 //! # }
 //! ```
@@ -37,23 +37,23 @@
 //! [prompt cache]: https://platform.claude.com/docs/en/build-with-claude/prompt-caching
 //!
 //! # What it does
-//! - Recognises the prefixes of prompts by keyed hashes: the tools, each block of the system prompt,
-//!   each leading block of the first message, and the whole prompt. It learns how often such
-//!   prefixes come again within five minutes and within an hour, from the prefix itself, from its
-//!   class (the same place on the same route), and from its kind (the same place in prompts of the
-//!   same shape).
+//! - Recognises the prefixes of prompts by keyed hashes: the tools, each block of the system
+//!   prompt, each leading block of the first message, and the whole prompt. It learns how often
+//!   such prefixes come again within five minutes and within an hour, from the prefix itself, from
+//!   its class (the same place on the same route), and from its kind (the same place in prompts of
+//!   the same shape).
 //! - Marks the deepest prefix that comes again often enough to pay for its writing, and the ones
 //!   before it, which then cost nothing more. Prompts that never come again stay as they are. The
 //!   API's automatic marker makes them a quarter dearer.
 //! - Requests the lifetime of one hour where that saves more than its higher price.
-//! - Holds a request while another one writes the same prefix (the cold-cache gate). A prefix can be
-//!   read once the response of its writer has begun. The wait is at most 3 s, and nothing waits
+//! - Holds a request while another one writes the same prefix (the cold-cache gate). A prefix can
+//!   be read once the response of its writer has begun. The wait is at most 3 s, and nothing waits
 //!   where first contents take longer.
 //! - Compares each usage with what it expected. A class whose reads do not come is trusted less. A
 //!   class that has lost money over a hundred requests is not marked for an hour, and an event
 //!   reports it.
-//! - Names the [cause](MissCause) for which a cached prefix of a conversation was not read, with the
-//!   first block that has changed.
+//! - Names the [cause](MissCause) for which a cached prefix of a conversation was not read, with
+//!   the first block that has changed.
 //! - Renews prefixes in pauses, if [`with_keep_alive`](PromptCacheLayer::with_keep_alive) switches
 //!   that on.
 //!
@@ -74,18 +74,18 @@
 //! of their own, and no gate holds requests of two processes.
 //!
 //! # Cancellation
-//! A dropped follower leaves the gate. When a leader is dropped or fails, one of its followers leads.
-//! An attempt that failed before its first content counts as no use of its prompt.
+//! A dropped follower leaves the gate. When a leader is dropped or fails, one of its followers
+//! leads. An attempt that failed before its first content counts as no use of its prompt.
 //!
 //! # Streaming
 //! The first content of a stream releases the followers. A JSON response does so with its head.
 //! The usage is read at the end of the body.
 //!
 //! # Limits
-//! - Bodies with breakpoints of the caller stay as they are ([`Existing::Complete`] fills their free
-//!   slots). They are followed, and their misses are named.
-//! - Requests for a model without known prices and minimum, to paths that name the model, of message
-//!   threads, and to other endpoints pass untouched. See [`PromptCacheLayer::with_rules`].
+//! - Bodies with breakpoints of the caller stay as they are ([`Existing::Complete`] fills their
+//!   free slots). They are followed, and their misses are named.
+//! - Requests for a model without known prices and minimum, to paths that name the model, of
+//!   message threads, and to other endpoints pass untouched. See [`PromptCacheLayer::with_rules`].
 //! - Only the end of a block takes a marker. If a document and a question are one text, the
 //!   document is not cached.
 //! - The order of tools and blocks is never changed, because the model sees it.

@@ -27,9 +27,9 @@ pub struct PlannerOptions {
     /// The price of a second of waiting, for all requests together. A request waits only if the
     /// second write of its prompt would cost more than the expected wait. $0.001 by default.
     pub second_price: Money,
-    /// The treatment of bodies with breakpoints.
+    /// The treatment of bodies with breakpoints. [`Existing::Leave`] by default.
     pub existing: Existing,
-    /// Cached prefixes are renewed in pauses. False by default.
+    /// True to renew cached prefixes in pauses. False by default.
     pub keeps_alive: bool,
 }
 

@@ -71,7 +71,7 @@ pub struct OutlineBlock {
     pub caller_ttl: Option<CacheTtl>,
     /// True if the API accepts a marker at the end of the block.
     pub takes_marker: bool,
-    /// Set by [`Outline::new`].
+    /// The kind of place if a marker may pay at the end of the block. Set by [`Outline::new`].
     pub boundary: Option<Boundary>,
     /// The position in the body.
     pub range: Range<usize>,
@@ -242,7 +242,8 @@ impl Outline {
         let end = blocks.len();
         let mut set = |at: usize, boundary| {
             let block: &mut OutlineBlock = &mut blocks[at];
-            // A block with a breakpoint of the caller takes no other marker, but its prefix is learned.
+            // A block with a breakpoint of the caller takes no other marker, but its prefix is
+            // learned.
             let is_marked = block.takes_marker || block.caller_ttl.is_some();
             let is_set = is_marked && block.boundary.is_none();
             if is_set {

@@ -36,8 +36,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Returns the body with the markers, or `None` if there is none to insert. All else stays as it
-    /// is, but a text that is written as a string becomes a block.
+    /// Returns the body with the markers, or `None` if there is none to insert. All else stays as
+    /// it is, but a text that is written as a string becomes a block.
     #[must_use]
     pub fn apply(&self, outline: &Outline, body: &[u8]) -> Option<Vec<u8>> {
         if self.markers.is_empty() {

@@ -23,8 +23,8 @@ const MAX_RUNNING: usize = 16_384;
 /// The most models whose estimates are corrected.
 const MAX_MODELS: usize = 256;
 
-/// The number of sizes of prompts, each twice the one before, by which the time to the first content
-/// is learned.
+/// The number of sizes of prompts, each twice the one before, by which the time to the first
+/// content is learned.
 const SIZES: usize = 8;
 
 /// The longest time that [`PlannerOptions::max_hold`] may be.
@@ -48,7 +48,7 @@ pub enum GateState {
     },
 }
 
-/// A request that was started.
+/// The result of [`Planner::start`]: the markers of a request, and its state at the gate.
 #[derive(Clone, Debug)]
 pub struct Started {
     /// The number of the request. `None` if the request is not followed, because its prompt is too
@@ -115,8 +115,8 @@ struct Hold {
     released_at: Option<Instant>,
 }
 
-/// Plans the markers of requests, and learns from their usage. It is synchronous: each method takes
-/// the time.
+/// A planner of the markers of requests, which learns from their usage. It is synchronous: each
+/// method takes the time.
 ///
 /// Each request goes through [`start`](Self::start), [`poll_gate`](Self::poll_gate) while it
 /// follows another one, [`on_first_content`](Self::on_first_content), and
@@ -287,8 +287,8 @@ impl Planner {
         }
     }
 
-    /// Returns true if followers wait: the gate is on, first contents come soon enough, and the wait
-    /// costs less than a second write.
+    /// Returns true if followers wait: the gate is on, first contents come soon enough, and the
+    /// wait costs less than a second write.
     fn holds(&self, mut facts: ModelFacts, outline: &Outline, rules: &CacheRules) -> bool {
         let max = self.options.max_hold;
         let known = *facts.first_content(outline.streams, outline.tokens());
@@ -314,8 +314,8 @@ impl Planner {
         }
     }
 
-    /// Returns the state of a request at the gate. Call it again when the request is released, and at
-    /// the time of its state.
+    /// Returns the state of a request at the gate. Call it again when the request is released, and
+    /// at the time of its state.
     pub fn poll_gate(&mut self, id: u64, now: Instant) -> GateState {
         let Some(running) = self.running.get_mut(&id) else {
             return GateState::Pass;
@@ -508,8 +508,8 @@ impl Planner {
         self.release(released, now)
     }
 
-    /// Records that a prefix was renewed by a request that was sent at `since`. `read` is the number
-    /// of tokens that the server has read.
+    /// Records that a prefix was renewed by a request that was sent at `since`. `read` is the
+    /// number of tokens that the server has read.
     pub(crate) fn on_renewed(&mut self, hash: u64, read: u64, since: Instant) {
         if read > 0 {
             self.history

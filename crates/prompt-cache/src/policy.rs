@@ -236,7 +236,8 @@ impl AttemptPolicy for PromptCachePolicy {
         Poll::Pending
     }
 
-    /// The lifetime of an entry and the time to the first content begin after the wait for a limiter.
+    /// The lifetime of an entry and the time to the first content begin after the wait for a
+    /// limiter.
     fn on_sent(&self, attempt: &mut PromptCacheAttempt) {
         if let Some(request) = &attempt.request
             && !request.has_begun

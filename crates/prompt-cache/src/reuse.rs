@@ -24,7 +24,7 @@ const MOST_WEIGHT: f64 = 64.0;
 /// so a prefix of a new kind is not marked until one has come again.
 const UNKNOWN: [f64; COUNT] = [0.15, 0.05, 0.05, 0.05];
 
-/// How often prefixes came again, by the time since their last use.
+/// Counts of prefixes that were used again, by the time since their last use.
 ///
 /// Each interval has a count of its own, over the prefixes that were not used before it began. A
 /// prefix that still waits counts only in the intervals that it has passed, so that the counts are
@@ -110,8 +110,8 @@ pub(crate) struct Renewals {
 }
 
 impl Chances {
-    /// Returns the renewals, sent once a period, that pay. `None` if none do. `read` and `write` are
-    /// prices.
+    /// Returns the renewals, sent once a period, that pay. `None` if none do. `read` and `write`
+    /// are prices.
     pub(crate) fn renewals(&self, read: f64, write: f64, period: Duration) -> Option<Renewals> {
         let mut waiting = 1.0 - self.0[0];
         let (mut balance, mut best_balance, mut expected) = (0.0, 0.0, 0.0);

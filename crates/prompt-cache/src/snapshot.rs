@@ -22,8 +22,8 @@ pub struct PromptCacheSnapshot {
     pub waiting: usize,
     /// The input tokens of finished requests with markers.
     pub usage: CacheUsage,
-    /// The price without a cache, less the price with it. Negative for a loss. By the list prices of
-    /// the Claude API, without surcharges for a region.
+    /// The price without a cache, less the price with it. Negative for a loss. By the list prices
+    /// of the Claude API, without surcharges for a region.
     pub saved: Money,
     /// The input tokens that did not count against the limit, because they were read.
     pub unlimited_tokens: u64,

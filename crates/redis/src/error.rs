@@ -76,9 +76,9 @@ pub enum RedisError {
     },
 }
 
-/// The place of an error: what its text has to name.
+/// The names that the text of an error may need: the server, the user, the command and the key.
 #[derive(Clone, Copy)]
-pub(crate) struct Place<'a> {
+pub(crate) struct ErrorContext<'a> {
     pub(crate) server: &'a str,
     pub(crate) user: Option<&'a str>,
     pub(crate) command: &'a str,
@@ -87,8 +87,8 @@ pub(crate) struct Place<'a> {
 }
 
 impl RedisError {
-    /// Returns the error of this kind, with what its place adds to it.
-    pub(crate) fn of(error: &redis::RedisError, place: Place<'_>) -> Self {
+    /// Returns the error of this kind, with what its context adds to it.
+    pub(crate) fn of(error: &redis::RedisError, context: ErrorContext<'_>) -> Self {
         let text = || {
             let message = error.to_string();
             message.chars().take(300).collect::<String>()
@@ -96,8 +96,8 @@ impl RedisError {
         let code = error.code().unwrap_or_default();
         let detail = error.detail().unwrap_or_default();
         let wrong_password = || Self::WrongPassword {
-            server: place.server.into(),
-            user: place.user.unwrap_or("default").into(),
+            server: context.server.into(),
+            user: context.user.unwrap_or("default").into(),
         };
         match (error.kind(), code) {
             (ErrorKind::AuthenticationFailed, _) | (_, "WRONGPASS" | "NOAUTH") => wrong_password(),
@@ -108,9 +108,9 @@ impl RedisError {
             (_, "BUSY") => Self::Busy,
             (_, "OOM") => Self::OutOfMemory,
             (_, "WRONGTYPE") => Self::WrongType {
-                key: String::from_utf8_lossy(place.key).into_owned(),
+                key: String::from_utf8_lossy(context.key).into_owned(),
             },
-            (ErrorKind::Server(ServerErrorKind::NoPerm), _) => Self::missing_right(detail, place),
+            (ErrorKind::Server(ServerErrorKind::NoPerm), _) => Self::missing_right(detail, context),
             (ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask), _) => {
                 Self::WrongTopology {
                     expected: "RedisConfig::cluster",
@@ -120,39 +120,39 @@ impl RedisError {
                 expected: "RedisConfig::new",
             },
             (ErrorKind::Io, _) if error.is_timeout() => Self::Timeout {
-                after: place.deadline,
+                after: context.deadline,
             },
             (ErrorKind::Io | ErrorKind::ClusterConnectionNotFound | ErrorKind::Parse, _) => {
                 Self::Unreachable {
-                    server: place.server.into(),
+                    server: context.server.into(),
                     reason: text(),
                 }
             }
-            _ if matches!(place.command, "EVAL" | "EVALSHA") => Self::in_script(detail, place)
+            _ if matches!(context.command, "EVAL" | "EVALSHA") => Self::in_script(detail, context)
                 .unwrap_or_else(|| Self::ScriptFailed { message: text() }),
             _ => Self::Other { message: text() },
         }
     }
 
     /// Returns the error of a command that the check of a new connection tried.
-    pub(crate) fn of_check(command: &str, error: &str, place: Place<'_>) -> Self {
-        let place = Place { command, ..place };
-        Self::in_script(error, place).unwrap_or_else(|| Self::ScriptFailed {
+    pub(crate) fn of_check(command: &str, error: &str, context: ErrorContext<'_>) -> Self {
+        let context = ErrorContext { command, ..context };
+        Self::in_script(error, context).unwrap_or_else(|| Self::ScriptFailed {
             message: format!("{command}: {error}"),
         })
     }
 
     /// Returns the error of a command in a script, which servers wrap in several ways.
-    fn in_script(detail: &str, place: Place<'_>) -> Option<Self> {
+    fn in_script(detail: &str, context: ErrorContext<'_>) -> Option<Self> {
         let has = |text| detail.contains(text);
         Some(if has("WRONGTYPE") {
             Self::WrongType {
-                key: String::from_utf8_lossy(place.key).into_owned(),
+                key: String::from_utf8_lossy(context.key).into_owned(),
             }
         } else if has("OOM ") || has("'maxmemory'") {
             Self::OutOfMemory
         } else if has("NOPERM") || has("ACL failure") || has("user executing the script") {
-            Self::missing_right(detail, place)
+            Self::missing_right(detail, context)
         } else if has("READONLY") {
             Self::ReadOnly
         } else {
@@ -162,7 +162,7 @@ impl RedisError {
 
     /// Returns the error of a user without a right. Servers quote the name of a command, unless it
     /// is in a script, and never name a key.
-    fn missing_right(detail: &str, place: Place<'_>) -> Self {
+    fn missing_right(detail: &str, context: ErrorContext<'_>) -> Self {
         let quoted = detail.split_once("run the '");
         let quoted = quoted.and_then(|(_, rest)| rest.split_once('\''));
         let right = match quoted {
@@ -170,11 +170,11 @@ impl RedisError {
             None if detail.contains("key") => {
                 format!(
                     "{} on `{}`",
-                    place.command,
-                    String::from_utf8_lossy(place.key)
+                    context.command,
+                    String::from_utf8_lossy(context.key)
                 )
             }
-            None => place.command.into(),
+            None => context.command.into(),
         };
         Self::MissingRight { right }
     }

@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::{
     config::{RedisConfig, Topology, with_address},
-    error::{Place, RedisError},
+    error::{ErrorContext, RedisError},
 };
 
 /// Time for a connect with its login and its check.
@@ -159,9 +159,9 @@ impl Peer {
         })
     }
 
-    /// Returns the place of an error while connecting.
-    fn place<'a>(&'a self, command: &'a str, key: &'a [u8]) -> Place<'a> {
-        Place {
+    /// Returns the context of an error while connecting.
+    fn error_context<'a>(&'a self, command: &'a str, key: &'a [u8]) -> ErrorContext<'a> {
+        ErrorContext {
             server: &self.server,
             user: self.user.as_deref(),
             command,
@@ -274,14 +274,20 @@ impl Link {
                 result = connection.query(&long()).await;
             }
             result.map_err(|error| {
-                let place = connection.peer.place(name, key);
-                RedisError::of(&error, Place { deadline, ..place })
+                let context = connection.peer.error_context(name, key);
+                RedisError::of(
+                    &error,
+                    ErrorContext {
+                        deadline,
+                        ..context
+                    },
+                )
             })
         };
         let result = timeout(deadline, work).await;
         let result = result.unwrap_or(Err(RedisError::Timeout { after: deadline }));
         let Some(number) = number else {
-            return result; // no connection, which the driver knows
+            return result; // no connection, which the driver has noticed
         };
         let timeouts = &self.0.timeouts;
         let is_lost = match &result {
@@ -460,15 +466,15 @@ impl LinkDriver {
         let mut command = redis::cmd("EVAL");
         command.arg(self.check.source).arg(1).arg(&key);
         let peer = connection.peer.clone();
-        let place = peer.place("EVAL", &key);
+        let context = peer.error_context("EVAL", &key);
         let answer = connection.query(&command).await;
-        let failed = items(answer.map_err(|error| RedisError::of(&error, place))?)?;
+        let failed = items(answer.map_err(|error| RedisError::of(&error, context))?)?;
         if let [Item::Text(name), Item::Text(error), ..] = &failed[..] {
             let name = String::from_utf8_lossy(name);
             return Err(RedisError::of_check(
                 &name,
                 &String::from_utf8_lossy(error),
-                place,
+                context,
             ));
         }
         Ok(connection)
@@ -486,7 +492,7 @@ impl LinkDriver {
                 .await;
         }
         let kind = connection.map_err(|error| {
-            let error = RedisError::of(&error, peer.place("HELLO", b""));
+            let error = RedisError::of(&error, peer.error_context("HELLO", b""));
             match error {
                 RedisError::Timeout { after } => {
                     peer.unreachable(format!("no answer within {after:?}"))
@@ -551,8 +557,8 @@ impl LinkDriver {
             let address = timeout(part, async {
                 let mut connection = self.node(sentinel, 0).await?;
                 let answer = connection.query(&command).await;
-                let answer =
-                    answer.map_err(|error| RedisError::of(&error, peer.place("SENTINEL", b"")));
+                let answer = answer
+                    .map_err(|error| RedisError::of(&error, peer.error_context("SENTINEL", b"")));
                 match &items(answer?)?[..] {
                     [Item::Text(host), Item::Text(port)] => {
                         let host = String::from_utf8_lossy(host).into_owned();
@@ -591,7 +597,8 @@ impl LinkDriver {
             Ok(client) => client.get_async_connection().await,
             Err(error) => Err(error),
         };
-        let kind = connection.map_err(|error| RedisError::of(&error, peer.place("CLUSTER", b"")));
+        let kind =
+            connection.map_err(|error| RedisError::of(&error, peer.error_context("CLUSTER", b"")));
         let kind = ConnectionKind::Cluster(kind?);
         Ok(Connection { peer, kind })
     }

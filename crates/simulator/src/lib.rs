@@ -9,11 +9,11 @@
 //! [`cache_table`] compares strategies that place the markers of the prompt cache: the planner of
 //! `tower-claude-prompt-cache`, the automatic marker, and a bound that knows the future.
 //!
-//! [`batch_table`] runs the scheduler of the batch layer in the same way, beside a fixed window and a
-//! fixed size.
+//! [`batch_table`] runs the scheduler of the batch layer in the same way, beside a fixed window and
+//! a fixed size.
 //!
-//! [`spread_table`] runs the choice of targets of the spread layer over three clouds, beside random,
-//! weighted, least busy and sticky ones.
+//! [`spread_table`] runs the choice of targets of the spread layer over three clouds, beside
+//! random, weighted, least busy and sticky ones.
 //!
 //! ```no_run
 //! use tower_claude_simulator::{Options, table};

@@ -28,8 +28,8 @@ enum Command {
     /// Print the price of input by the strategy that places the markers of the prompt cache, beside
     /// a bound, with exit code 1 if a figure falls short of its goal
     Cache(CacheArgs),
-    /// Run conversations over three clouds: the spread layer's choice of targets beside others, with
-    /// exit code 1 if a goal is missed
+    /// Run conversations over three clouds: the spread layer's choice of targets beside others,
+    /// with exit code 1 if a goal is missed
     Spread(SpreadArgs),
     /// Run calls that can wait: the batch layer's scheduler beside a fixed window and a fixed size,
     /// with exit code 1 if a goal is missed

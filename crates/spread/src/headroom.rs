@@ -1,6 +1,6 @@
 //! The headroom of a target for a group of models: an estimate of the wait until a request fits.
 //!
-//! It only orders targets. A limiter further in admits requests, and no request is rejected because
+//! It only orders targets. An inner limiter admits requests, and no request is rejected because
 //! of this estimate. That is why the levels are floating-point numbers: every header corrects them.
 
 use std::{num::NonZeroU32, time::Duration};
@@ -12,7 +12,8 @@ use crate::options::TargetLimits;
 
 /// The share of the last minute's use to which a 429 cuts a learned limit.
 const CUT: f64 = 0.85;
-/// The growth of a learned limit in a minute in which it is used. What is used beyond it replaces it.
+/// The growth of a learned limit in a minute in which it is used. What is used beyond it replaces
+/// it.
 const GROWTH: f64 = 0.02;
 /// The used share of a learned limit from which on it grows.
 const BUSY: f64 = 0.8;
@@ -263,7 +264,7 @@ impl Headroom {
             let limit = self.configured[at].map_or(limit, |configured| configured.min(limit));
             let known = self.buckets[at].map(|bucket| bucket.level(now));
             let mut bucket = Bucket::full(limit, now);
-            // While others are in flight, the header does not know all of them.
+            // While others are in flight, the header may not count all of them.
             bucket.level = match known.filter(|_| self.in_flight > 1) {
                 Some(level) => level.min(remaining as f64),
                 None => (remaining as f64).min(bucket.limit),

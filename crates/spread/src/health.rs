@@ -43,7 +43,7 @@ impl Part {
 
 /// A model on a target, for one caller.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place<'a> {
+pub(crate) struct ModelAtTarget<'a> {
     pub(crate) target: usize,
     /// The credential of the caller, as a hash. 0 for a target that has a credential of its own.
     pub(crate) caller: u64,
@@ -54,7 +54,7 @@ pub(crate) struct Place<'a> {
 /// The target, the caller or 0 for all callers, and the part.
 type Key = (usize, u64, Part);
 
-impl<'a> Place<'a> {
+impl<'a> ModelAtTarget<'a> {
     /// Returns the keys of all parts that concern the place: those of all callers, and those of
     /// this one.
     fn keys(self) -> impl Iterator<Item = Key> + use<'a> {
@@ -152,7 +152,7 @@ struct Health {
 struct CoolDown {
     since: Instant,
     until: Instant,
-    /// The server has asked for it.
+    /// True if the server has asked for it.
     is_explicit: bool,
 }
 
@@ -198,7 +198,7 @@ pub(crate) struct HealthTable {
 }
 
 impl HealthTable {
-    fn parts_of(&self, place: Place<'_>) -> impl Iterator<Item = &Health> {
+    fn parts_of(&self, place: ModelAtTarget<'_>) -> impl Iterator<Item = &Health> {
         // Nearly always, no target has failed.
         let keys = (!self.parts.is_empty()).then(|| place.keys());
         let keys = keys.into_iter().flatten();
@@ -206,7 +206,7 @@ impl HealthTable {
     }
 
     /// Returns the availability of a target for a model of a group.
-    pub(crate) fn availability(&self, place: Place<'_>, now: Instant) -> Availability {
+    pub(crate) fn availability(&self, place: ModelAtTarget<'_>, now: Instant) -> Availability {
         let mut found = Availability::Open;
         for health in self.parts_of(place) {
             let Some(cool_down) = health.cool_down else {
@@ -245,7 +245,7 @@ impl HealthTable {
     }
 
     /// Returns the seconds by which recent failures make a target less attractive.
-    pub(crate) fn penalty(&self, place: Place<'_>, now: Instant) -> f64 {
+    pub(crate) fn penalty(&self, place: ModelAtTarget<'_>, now: Instant) -> f64 {
         let left = |since: Instant, span: Duration| {
             let since = now.saturating_duration_since(since).as_secs_f64();
             (1.0 - since / span.as_secs_f64()).max(0.0)
@@ -259,7 +259,7 @@ impl HealthTable {
     }
 
     /// Begins the probe of all parts of a target whose cool-down is over. Returns its id.
-    pub(crate) fn begin_probe(&mut self, place: Place<'_>, now: Instant) -> u64 {
+    pub(crate) fn begin_probe(&mut self, place: ModelAtTarget<'_>, now: Instant) -> u64 {
         self.probes += 1;
         let id = self.probes;
         for key in place.keys() {
@@ -284,7 +284,7 @@ impl HealthTable {
     }
 
     /// Records that a target has answered a request that was sent at `sent`.
-    pub(crate) fn on_success(&mut self, place: Place<'_>, sent: Instant, now: Instant) {
+    pub(crate) fn on_success(&mut self, place: ModelAtTarget<'_>, sent: Instant, now: Instant) {
         if self.parts.is_empty() {
             return;
         }
@@ -308,7 +308,7 @@ impl HealthTable {
     /// Records the failure of a request that was sent at `sent`. `chance` is in `[0, 1)`.
     pub(crate) fn on_failure(
         &mut self,
-        place: Place<'_>,
+        place: ModelAtTarget<'_>,
         class: &Class,
         sent: Instant,
         now: Instant,

@@ -98,8 +98,8 @@ impl<C> SpreadLayer<C> {
     }
 
     /// Sets the most bytes of a request body that are buffered. 32 MiB by default. A longer body
-    /// passes to a target that speaks the Messages API, and is not read. In a stack the limit of the
-    /// outermost layer applies.
+    /// passes to a target that speaks the Messages API, and is not read. In a stack the limit of
+    /// the outermost layer applies.
     pub fn with_body_limit(self, bytes: usize) -> Self {
         self.with(|config| config.body_limit = Some(bytes))
     }

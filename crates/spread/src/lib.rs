@@ -27,8 +27,8 @@
 //!     .body(RequestBody::from(body))?;
 //! let response = claude.oneshot(request).await?;
 //! let route = response.extensions().get::<Route>().expect("inserted by the layer");
-//! println!("served by {}", route.target);
-//! println!("{:#?}", spread.handle().snapshot());
+//! println!("served by {}", route.target); // one of the cheapest two, such as vertex/global
+//! println!("{:#?}", spread.handle().snapshot()); // attempts, failures, cool-downs, learned limits
 //! # Ok(())
 //! # }
 //! ```
@@ -44,9 +44,9 @@
 //!   ([`Residency`]), or have failed lately. A cool-down ends with one request as a probe.
 //! - Keeps a conversation at its account if its thinking is [bound to the
 //!   account](#thinking-that-is-bound-to-an-account).
-//! - Learns the limits of targets from rate-limit headers. Where there are none, it learns them from
-//!   429s: a 429 cuts the limit to 85 % of the last minute's use, and the limit grows by 2 % in each
-//!   minute in which it is used, and to what a later minute has used without a 429.
+//! - Learns the limits of targets from rate-limit headers. Where there are none, it learns them
+//!   from 429s: a 429 cuts the limit to 85 % of the last minute's use, and the limit grows by 2 %
+//!   in each minute in which it is used, and to what a later minute has used without a 429.
 //!   [`TargetLimits`] sets them.
 //! - Reports the target in the header [`TARGET`], in the extension [`Route`], and in an event that
 //!   names each target that was left out, with the reason.
@@ -66,30 +66,31 @@
 //! outside of both: the same model elsewhere comes before another model. Without a retry layer each
 //! call has one attempt.
 //!
-//! Each target gets a call once. When all of them have failed, the retry layer waits for the soonest
-//! and begins a second round, within its number of attempts. The caller gets the last failure.
+//! Each target gets a call once. When all of them have failed, the retry layer waits for the
+//! soonest and begins a second round, within its number of attempts. The caller gets the last
+//! failure.
 //!
 //! # Thinking that is bound to an account
-//! Thinking blocks of some models can be read by the account that made them only. The API drops them
-//! in another one without an error. A conversation with such thinking stays at the targets of its
-//! account, even if that means to wait or to fail. The account is known from the turn that it
-//! answered, which is remembered for 65,536 prompts. If it is not, for instance after a restart, all
-//! processes assume the same account for a conversation, and [`Binding::Assumed`] reports it. Insert
-//! a [`ThinkingAccount`] into the request to name the right one.
+//! Thinking blocks of some models can be read by the account that made them only. The API drops
+//! them in another one without an error. A conversation with such thinking stays at the targets of
+//! its account, even if that means to wait or to fail. The account is known from the turn that it
+//! answered, which is remembered for 65,536 prompts. If it is not, for instance after a restart,
+//! all processes assume the same account for a conversation, and [`Binding::Assumed`] reports it.
+//! Insert a [`ThinkingAccount`] into the request to name the right one.
 //!
 //! # Readiness
 //! The service is always ready. If the server has paused all targets, a call waits for the first
 //! one, for [60 s](SpreadLayer::with_max_wait) and until its deadline at most. Where it would wait
-//! longer, it is rejected with the `retry-after` of the server. A pause that is only guessed delays a
-//! request and never rejects it.
+//! longer, it is rejected with the `retry-after` of the server. A pause that is only guessed delays
+//! a request and never rejects it.
 //!
 //! # Clones
-//! All that was learned lives in the layer. Its clones and services share it. Other processes learn by
-//! themselves, and assign new conversations in the same way.
+//! All that was learned lives in the layer. Its clones and services share it. Other processes learn
+//! by themselves, and assign new conversations in the same way.
 //!
 //! # Cancellation
-//! A dropped call gives back what it holds: the estimated use of limits, and its place as a probe. A
-//! probe that never ends makes way for another one after a minute.
+//! A dropped call gives back what it holds: the estimated use of limits, and its place as a probe.
+//! A probe that never ends makes way for another one after a minute.
 //!
 //! # Streaming
 //! The head of a success ends a cool-down. A stream that fails before its first content is sent to

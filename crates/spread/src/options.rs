@@ -130,8 +130,8 @@ impl SpreadTarget {
     }
 
     /// Sets the number of tokens for which an output token counts in
-    /// [`all_tokens`](TargetLimits::all_tokens). 1 by default. Amazon Bedrock counts 5 for models of
-    /// the generation 4.
+    /// [`all_tokens`](TargetLimits::all_tokens). 1 by default. Amazon Bedrock counts 5 for models
+    /// of the generation 4.
     #[must_use]
     pub const fn with_output_weight(mut self, weight: NonZeroU32) -> Self {
         self.output_weight = weight;
@@ -146,8 +146,9 @@ impl SpreadTarget {
         self
     }
 
-    /// Keeps the credential of the caller, which this target accepts as it is. Limits then belong to
-    /// that credential. By default, they belong to the target, whose credential an inner layer adds.
+    /// Keeps the credential of the caller, which this target accepts as it is. Limits then belong
+    /// to that credential. By default, they belong to the target, whose credential an inner layer
+    /// adds.
     #[must_use]
     pub const fn with_callers_credential(mut self) -> Self {
         self.keeps_credential = true;

@@ -27,7 +27,7 @@ use crate::{
     handle::SpreadHandle,
     options::SpreadTarget,
     request::{Residency, Route, Skipped, ThinkingAccount, assign},
-    shared::{LAYER, Place, Shared},
+    shared::{LAYER, Shared, WaitPlace},
     skip::Skip,
     spreader::{Choice, Lease, SpreadRequest, Tried},
 };
@@ -51,7 +51,7 @@ pub struct SpreadPolicy {
 /// The state of one attempt.
 #[derive(Default)]
 pub struct SpreadAttempt {
-    /// The attempt has been looked at.
+    /// True if the policy has read the request of the attempt.
     is_started: bool,
     /// `None` for a request that is not spread. Boxed, because all attempts have the place.
     state: Option<Box<AttemptState>>,
@@ -117,7 +117,7 @@ struct AttemptState {
 struct Hold {
     latest: Instant,
     sleep: Option<Pin<Box<Sleep>>>,
-    _place: Place,
+    _place: WaitPlace,
 }
 
 impl Drop for AttemptState {
@@ -321,7 +321,8 @@ impl SpreadPolicy {
         facts
     }
 
-    /// Returns which targets may serve a request.
+    /// Returns the state of each target before the first attempt: excluded if it cannot serve the
+    /// request, or may not.
     fn allowed(&self, request: &Request<RequestBody>) -> Vec<Tried> {
         let config = &self.shared.config;
         let of_call = request.extensions().get::<Residency>();

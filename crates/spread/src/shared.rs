@@ -97,17 +97,17 @@ impl Shared {
     }
 
     /// Takes one of the places of waiting requests. `None` if all are taken.
-    pub(crate) fn wait(self: &Arc<Self>) -> Option<Place> {
+    pub(crate) fn wait(self: &Arc<Self>) -> Option<WaitPlace> {
         let before = self.waiting.fetch_add(1, Ordering::Relaxed);
-        let place = Place(self.clone());
+        let place = WaitPlace(self.clone());
         (before < MAX_WAITING).then_some(place)
     }
 }
 
 /// The place of a waiting request.
-pub(crate) struct Place(Arc<Shared>);
+pub(crate) struct WaitPlace(Arc<Shared>);
 
-impl Drop for Place {
+impl Drop for WaitPlace {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }

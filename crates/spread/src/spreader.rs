@@ -15,7 +15,7 @@ use crate::{
     accounts::Accounts,
     conversation::{Conversation, STABLE},
     headroom::{Charge, Headroom},
-    health::{Availability, HealthTable, Place, Unavailable},
+    health::{Availability, HealthTable, ModelAtTarget, Unavailable},
     options::{SpreadOptions, SpreadTarget},
     skip::Skip,
     snapshot::{CoolDownSnapshot, SpreadSnapshot, TargetSnapshot},
@@ -187,7 +187,7 @@ pub enum Choice {
 #[must_use = "the request counts as in flight until the lease is given back"]
 pub struct Lease {
     target: usize,
-    pool: Pool,
+    pool: LimitPool,
     model: Arc<str>,
     reason: Reason,
     binding: Binding,
@@ -202,8 +202,8 @@ pub struct Lease {
 }
 
 impl Lease {
-    fn place(&self) -> Place<'_> {
-        Place {
+    fn place(&self) -> ModelAtTarget<'_> {
+        ModelAtTarget {
             target: self.target,
             caller: self.pool.caller,
             group: &self.pool.group,
@@ -249,7 +249,7 @@ impl Lease {
 
 /// The models and the callers that share the limits of a target.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Pool {
+struct LimitPool {
     group: Arc<str>,
     fast: bool,
     /// The credential of the caller, as a hash. 0 for a target that has a credential of its own.
@@ -264,7 +264,7 @@ struct TargetState {
     /// The hash of the name, for the rendezvous.
     name: u64,
     prefixes: PrefixMemory,
-    headroom: HashMap<Pool, Headroom, RandomState>,
+    headroom: HashMap<LimitPool, Headroom, RandomState>,
     /// The mean time to the first content of each model, in seconds.
     first_content: HashMap<Arc<str>, f64, RandomState>,
     sent: u64,
@@ -361,8 +361,8 @@ impl Spreader {
         }
     }
 
-    fn place<'r>(&self, request: &'r SpreadRequest, target: usize) -> Place<'r> {
-        Place {
+    fn place<'r>(&self, request: &'r SpreadRequest, target: usize) -> ModelAtTarget<'r> {
+        ModelAtTarget {
             target,
             caller: self.caller_at(request, target),
             group: request.group_at(target),
@@ -370,8 +370,8 @@ impl Spreader {
         }
     }
 
-    fn pool(&self, request: &SpreadRequest, target: usize) -> Pool {
-        Pool {
+    fn pool(&self, request: &SpreadRequest, target: usize) -> LimitPool {
+        LimitPool {
             group: request.group_at(target).clone(),
             fast: request.fast,
             caller: self.caller_at(request, target),
@@ -839,7 +839,7 @@ impl Spreader {
 
 /// Returns the headroom of a target for a pool. Creates it, and forgets idle ones if there are
 /// many.
-fn headroom_of<'a>(state: &'a mut TargetState, pool: &Pool, now: Instant) -> &'a mut Headroom {
+fn headroom_of<'a>(state: &'a mut TargetState, pool: &LimitPool, now: Instant) -> &'a mut Headroom {
     if state.headroom.len() >= MAX_POOLS && !state.headroom.contains_key(pool) {
         state.headroom.retain(|_, headroom| !headroom.is_idle(now));
         if state.headroom.len() >= MAX_POOLS {

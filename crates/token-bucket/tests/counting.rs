@@ -146,7 +146,7 @@ async fn request_is_counted_only_near_the_limit() {
     assert_eq!(stack.uncounted(), [""; 0]);
 }
 
-/// What the endpoint would reject keeps its estimate, also near the limit.
+/// A request that the endpoint would reject keeps its estimate, also near the limit.
 #[tokio::test(start_paused = true)]
 async fn condition_does_not_count_what_the_endpoint_rejects() {
     let (mut stack, fake) = (Stack::new(), fake());

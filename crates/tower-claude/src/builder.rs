@@ -53,7 +53,8 @@ pub trait ServiceBuilderExt<L>: sealed::Sealed + Sized {
     #[cfg(feature = "retry")]
     fn claude_retry(self) -> ServiceBuilder<Stack<crate::RetryLayer, L>>;
 
-    /// Adds a choice among these targets for each attempt. A `CloudLayer` belongs around the client.
+    /// Adds a choice among these targets for each attempt. A `CloudLayer` belongs around the
+    /// client.
     #[cfg(feature = "spread")]
     fn claude_spread<T: Into<crate::spread::SpreadTarget>>(
         self,

@@ -300,10 +300,11 @@ impl<C, H, L, E, B> Recommended<C, H, L, E, B> {
     /// Chooses a target on several clouds, regions or accounts for each attempt, by this layer. Off
     /// by default. See [`SpreadLayer`].
     ///
-    /// It stands between retry and prompt cache, so that another attempt goes to another target, and
-    /// each target has its own circuit, limits and prompt cache. A `CloudLayer` around the client
-    /// translates the requests, and its `check` tells the layer which targets can serve a request.
-    /// Set it after the observer, or get its handle from the [stack](Self::spread).
+    /// It stands between retry and prompt cache, so that another attempt goes to another target,
+    /// and each target has its own circuit, limits and prompt cache. A `CloudLayer` around the
+    /// client translates the requests. Pass its `check` to [`SpreadLayer::with_check`], so that a
+    /// target that cannot serve a request is not chosen. Set it after the observer, or get its
+    /// handle from the [stack](Self::spread).
     #[cfg(feature = "spread")]
     pub fn with_spread(mut self, layer: SpreadLayer) -> Self {
         self.spread = Some(layer);
@@ -335,7 +336,7 @@ impl<C, H, L, E, B> Recommended<C, H, L, E, B> {
     }
 
     /// Replaces the classifier of responses and errors in all layers but the cache, which uses
-    /// none. For instance, the classifier of your HTTP client knows its errors.
+    /// none. For instance, a classifier of your own can recognise the errors of your HTTP client.
     pub fn with_classifier<C2>(self, classifier: C2) -> Recommended<C2, H, L, E, B> {
         Recommended {
             deadline: self.deadline,
@@ -377,7 +378,8 @@ impl<C, H, L, E, B> Recommended<C, H, L, E, B> {
         self.spread.as_ref()
     }
 
-    /// Returns the prompt cache layer, if it is switched on. Its `handle()` shows what it has saved.
+    /// Returns the prompt cache layer, if it is switched on. Its `handle()` shows what it has
+    /// saved.
     #[cfg(feature = "prompt-cache")]
     pub const fn prompt_cache(&self) -> Option<&PromptCacheLayer> {
         self.prompt_cache.as_ref()

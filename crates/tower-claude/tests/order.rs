@@ -79,7 +79,8 @@ async fn cache_hit_reaches_no_inner_layer() {
         assert!(first.is_complete(stream));
         assert_eq!(count(&told.take(), ADMITTED), 1);
         let limiter = layer.bucket().handle();
-        // Everything inside would refuse, or wait: the circuit is open, the only request of the minute is spent.
+        // Everything inside would refuse, or wait: the circuit is open, the only request of the
+        // minute is spent.
         layer.breaker().handle().force_open(&circuit());
         let inside = || {
             (

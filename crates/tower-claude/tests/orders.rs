@@ -26,7 +26,8 @@ use tower_service::Service;
 const BEGIN: Duration = Duration::from_secs(60);
 /// The length and the number of runs. A debug build takes ten times as long for each call.
 const LENGTH: Duration = Duration::from_secs(if cfg!(debug_assertions) { 200 } else { 300 });
-/// The server's limit, of which its bucket holds five seconds. A tenth more is asked for, so that a queue grows.
+/// The server's limit, of which its bucket holds five seconds. A tenth more is asked for, so that a
+/// queue grows.
 const PER_MINUTE: u64 = 200;
 const BURST: Duration = Duration::from_secs(5);
 const GAP: Duration = Duration::from_millis(270);

@@ -66,7 +66,7 @@ pub(crate) fn stack() -> Recommended {
     recommended().with_limiter(limiter).with_retry(quick())
 }
 
-/// What `calls` calls meet.
+/// The fault that `calls` calls meet.
 #[derive(Clone, Copy)]
 struct Case {
     fault: BreakKind,

@@ -1,4 +1,5 @@
-//! What the client cannot send and what the caller does not finish: no failure of the server.
+//! Requests that the client cannot send and bodies that the caller does not finish are no failures
+//! of the server.
 
 use std::{error::Error as StdError, io, time::Duration};
 

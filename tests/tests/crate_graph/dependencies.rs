@@ -10,9 +10,12 @@ const LAYERS: &[&str] = &[
     "batch",
     "cache",
     "circuit-breaker",
+    "cloud",
     "fallback-model",
     "header-budget",
+    "prompt-cache",
     "retry",
+    "spread",
     "token-bucket",
 ];
 

@@ -7,5 +7,6 @@
 mod dependencies;
 mod doc_examples;
 mod imports;
+mod reading;
 mod signatures;
 mod source;

@@ -24,8 +24,10 @@ const PER_MINUTE: u64 = 6_000;
 const SPAN: Duration = Duration::from_millis(100);
 const FAIR: f64 = 10.0;
 
-/// The limiter rises to its rate within 10 s, in which some 540 are let out; whoever is left then
-/// finds a full bucket. The most that were let out in any 100 ms after a 429 that all of them got.
+/// Returns the most requests that were sent in any 100 ms after a 429 that all of them got.
+///
+/// The limiter rises to its rate within 10 s, in which it admits about 540 requests. The others
+/// then find a full bucket.
 async fn most_at_once(config: LimiterConfig, waiting: u32) -> usize {
     let fake = FakeClaude::builder()
         .limits(GroupLimits::requests_only(PER_MINUTE))

@@ -1,4 +1,4 @@
-//! R13: nobody asks again before the server's `retry-after`.
+//! R13: no call is sent again before the server's `retry-after`.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -42,8 +42,8 @@ fn wait(number: u64) -> Duration {
     Duration::from_secs(1 + number * 7 % 41)
 }
 
-/// Every call is told once to wait, each for another time. How many asked again, and how many too
-/// early.
+/// Answers each call once with a `retry-after` of its own. Returns the number of calls that were
+/// sent again, and of those that were sent too early.
 async fn ask_again<S, R>(fake: &FakeClaude, service: S) -> (usize, usize)
 where
     S: Service<Request<RequestBody>, Response = http::Response<R>> + Clone + Send + Sync + 'static,

@@ -36,7 +36,7 @@ struct Narrow {
     bucket: TokenBucketLayer,
 }
 
-/// One success closes the circuit; a lease is 60 s.
+/// Returns settings with which one success closes the circuit, and a lease is 60 s.
 fn config(probes: u32) -> BreakerConfig {
     BreakerConfig::new()
         .with_cool_down(30 * SECOND, 300 * SECOND)
@@ -71,7 +71,7 @@ impl Narrow {
         sleep(36 * SECOND).await;
     }
 
-    /// Sends it through both layers; the status.
+    /// Sends a request through both layers, and returns the status of the answer.
     async fn call(&self, request: Request<RequestBody>) -> u16 {
         let service = self.breaker.layer(self.bucket.layer(self.fake.clone()));
         let answer = send(&service, request).await.expect("an answer");

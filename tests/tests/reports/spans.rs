@@ -33,7 +33,7 @@ use crate::{
     stacks::client,
 };
 
-/// What is known of a span.
+/// A span that was recorded.
 #[derive(Clone, Debug, Default)]
 struct Seen {
     name: &'static str,

@@ -26,7 +26,7 @@ use crate::common::{
 
 type Answers = Vec<Received<tower_claude_fake_claude::FakeError>>;
 
-/// Sends so many requests, half of them streams, one every `gap`; all of the answers.
+/// Sends `number` requests, one every `gap` and half of them streams, and returns all answers.
 async fn many(service: &Layers<FakeClaude>, number: u32, gap: Duration) -> Answers {
     let mut tasks = JoinSet::new();
     for index in 0..number {
@@ -130,8 +130,8 @@ async fn paused_scope_sends_nothing() {
     stack.assert_idle("a pause");
 }
 
-/// A 429 gives back what its request had taken; that must not let the next one out, ahead of the
-/// pause.
+/// A 429 gives back the reservation of its request. The next request must not use it before the end
+/// of the pause.
 #[tokio::test(start_paused = true)]
 async fn refund_of_a_429_is_not_spent_during_its_pause() {
     let fake = silent();
@@ -330,7 +330,7 @@ async fn deadline_ends_every_wait() {
     assert_eq!((fake.log_len(), fake.in_flight()), (1, 0));
     stack.assert_idle("a deadline while calling");
 
-    // Between two attempts: the server's own answer goes up, and no time is lost.
+    // Between two attempts, the caller gets the server's own answer, and no time is lost.
     fake.inject_times(Fault::Overloaded, 9);
     let start = Instant::now();
     let seen = send(&stack.service, by(5 * SECOND))

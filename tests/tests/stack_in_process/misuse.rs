@@ -1,5 +1,5 @@
-//! What users meet: mistyped models, rejections in a shape of their own, other services, and a
-//! spend limit that is raised.
+//! Mistakes and special wishes of users: mistyped models, rejections in a shape of their own, other
+//! services, and a spend limit that is raised.
 
 use std::{convert::Infallible, time::Duration};
 

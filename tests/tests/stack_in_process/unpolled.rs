@@ -41,8 +41,8 @@ impl<S: Service<Request<RequestBody>>> Service<Request<RequestBody>> for Unpolle
     }
 }
 
-/// All that a call takes at once it gives back, whether it was polled or not; also a place in a
-/// queue, a probe, and the claim to retry.
+/// A call gives back all that it takes at once, polled or not: also its place in a queue, its probe
+/// and its claim to retry.
 #[tokio::test(start_paused = true)]
 async fn call_that_is_never_polled_leaves_nothing() {
     let one = Limits::new().with_concurrency(NonZeroU32::MIN);

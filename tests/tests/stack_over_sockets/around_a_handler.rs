@@ -66,7 +66,7 @@ impl Handler {
     }
 }
 
-/// Serves on a free port; the layers are put around the handler anew for each request.
+/// Serves on a free port. Each request gets new services of the layers around the handler.
 async fn serve(
     retry: RetryLayer,
     bucket: TokenBucketLayer,

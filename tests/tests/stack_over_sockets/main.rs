@@ -1,5 +1,5 @@
-//! The whole stack over real sockets. Nothing here looks at a clock: every wait is for bytes, for
-//! the server's log or for a task; one long bound per test turns a hang into a failure.
+//! The whole stack over real sockets. No test looks at a clock: every wait is for bytes, for the
+//! server's log or for a task. One long bound per test turns a hang into a failure.
 
 #[path = "../common/mod.rs"]
 mod common;

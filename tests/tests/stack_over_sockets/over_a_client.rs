@@ -315,7 +315,7 @@ async fn concurrent_calls_on_two_threads_are_served() {
             });
         }
         let whole = tasks.join_all().await;
-        // A few may meet all of the trouble; nobody waits for ever.
+        // A few calls may meet all faults, and none waits for ever.
         let whole = whole.into_iter().filter(|whole| *whole).count();
         assert!(whole >= 290, "{whole} of 300");
         fake.wait_for(|log| log.iter().all(|a| a.finished_at.is_some()))

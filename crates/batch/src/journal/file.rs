@@ -20,13 +20,13 @@ const VERSION: &str = "1";
 
 /// A journal in a file, which survives a crash of the program and of the machine.
 ///
-/// Records are appended as lines, each with its length and a checksum. Before a batch is created its
-/// record is synchronized to the disk. A last line that was cut by a crash is removed when the file
-/// is opened. On Unix only the user can read the file. A second file with the suffix `.lock` keeps
-/// other journals away while this one is open.
+/// Records are appended as lines, each with its length and a checksum. Before a batch is created
+/// its record is synchronized to the disk. A last line that was cut by a crash is removed when the
+/// file is opened. On Unix only the user can read the file. A second file with the suffix `.lock`
+/// keeps other journals away while this one is open.
 ///
-/// The file has no prompts and no credentials, but a secret: with it and the names of calls it can be
-/// tested if a known request was made.
+/// The file has no prompts and no credentials, but a secret: with it and the names of calls it can
+/// be tested if a known request was made.
 pub struct FileJournal {
     path: PathBuf,
     file: File,
@@ -45,8 +45,8 @@ impl FileJournal {
     /// This blocks. Call it before the runtime is busy.
     ///
     /// # Errors
-    /// Returns an error if the file cannot be opened, is in use, is no journal, or is damaged before
-    /// its last line.
+    /// Returns an error if the file cannot be opened, is in use, is no journal, or is damaged
+    /// before its last line.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, JournalError> {
         let path = path.into();
         let lock = open(&suffixed(&path, "lock"), true)?;

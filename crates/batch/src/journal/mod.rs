@@ -53,8 +53,8 @@ pub enum Record {
 ///
 /// It is used by one driver. A persistent journal is only called where blocking is allowed.
 pub trait Journal: Send + 'static {
-    /// Returns the secret that names calls and pools. It must be the same after a restart, and is as
-    /// confidential as the journal.
+    /// Returns the secret that names calls and pools. It must be the same after a restart, and is
+    /// as confidential as the journal.
     fn secret(&self) -> [u8; 32];
 
     /// Returns all records in the order in which they were appended. Called once, at the start.

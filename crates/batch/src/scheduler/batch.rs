@@ -212,8 +212,8 @@ impl Batch {
         self.next_at = now + wait.max(after.unwrap_or_default());
     }
 
-    /// Returns the shortest and the longest time since its creation. They differ if a clock was set,
-    /// or if the creation was repeated.
+    /// Returns the shortest and the longest time since its creation. They differ if a clock was
+    /// set, or if the creation was repeated.
     pub(super) fn ages(&self, now: Instant, wall: SystemTime) -> [Duration; 2] {
         let by_wall = wall.duration_since(self.planned).unwrap_or_default();
         let sent = self.sent_at.map(|at| now.saturating_duration_since(at));

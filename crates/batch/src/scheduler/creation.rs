@@ -165,8 +165,8 @@ impl Scheduler {
         }
     }
 
-    /// Takes the calls whose callers have gone away out of a batch that was not created, so that the
-    /// next creation does not have them.
+    /// Takes the calls whose callers have gone away out of a batch that was not created, so that
+    /// the next creation does not have them.
     fn give_up_left(&mut self, number: BatchNumber) {
         let Some(batch) = self.batches.get_mut(&number) else {
             return;

@@ -17,21 +17,24 @@ use crate::id::{BatchNumber, Key, PoolId};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SchedulerSettings {
-    /// The longest time in the queue. A tenth of the call's tolerance if that is shorter.
+    /// The longest time in the queue, five minutes by default. A tenth of the call's tolerance if
+    /// that is shorter.
     pub max_age: Duration,
-    /// The most calls of a batch.
+    /// The most calls of a batch. 100,000 by default.
     pub max_items: usize,
-    /// The most bytes of a batch.
+    /// The most bytes of a batch. 32 MiB by default.
     pub max_bytes: usize,
-    /// The most calls in the queue.
+    /// The most calls in the queue. 200,000 by default.
     pub max_queued: usize,
-    /// The most bytes in the queue.
+    /// The most bytes in the queue. 1 GiB by default.
     pub max_queued_bytes: usize,
-    /// The time that an ordinary call needs.
+    /// The time that an ordinary call needs. Two minutes by default.
     pub live_time: Duration,
     /// The time after a delivery for which the same question gets the same answer after a restart.
+    /// One hour by default.
     pub redelivery: Duration,
     /// True if callers can come back after a restart, so that batches without callers are kept.
+    /// False by default.
     pub persistent: bool,
 }
 
@@ -152,7 +155,8 @@ pub enum Action {
         /// The `custom_id` and the body of each call.
         items: Vec<(String, Bytes)>,
     },
-    /// Retrieve the state of a batch. Report to [`Scheduler::on_status`](super::Scheduler::on_status).
+    /// Retrieve the state of a batch. Report to
+    /// [`Scheduler::on_status`](super::Scheduler::on_status).
     Retrieve {
         /// The batch.
         batch: BatchNumber,
@@ -168,14 +172,16 @@ pub enum Action {
         /// Its id.
         id: String,
     },
-    /// List the batches that were created since. Report to [`Scheduler::on_list`](super::Scheduler::on_list).
+    /// List the batches that were created since. Report to
+    /// [`Scheduler::on_list`](super::Scheduler::on_list).
     List {
         /// The pool.
         pool: PoolId,
         /// The time from which batches are needed.
         since: SystemTime,
     },
-    /// Read the results of a batch. Report each to [`Scheduler::on_line`](super::Scheduler::on_line) and the end to
+    /// Read the results of a batch. Report each to
+    /// [`Scheduler::on_line`](super::Scheduler::on_line) and the end to
     /// [`Scheduler::on_results`](super::Scheduler::on_results).
     Results {
         /// The batch.
@@ -272,9 +278,9 @@ pub enum ItemOutcome {
         /// The input tokens that were read from the cache, and those written to it.
         cache: (u64, u64),
     },
-    /// An error that its caller must know.
+    /// An error that is returned to its caller.
     Failed,
-    /// An error of the credential or of its funding, which all callers must know.
+    /// An error of the credential or of its funding, which is returned to all callers.
     Denied,
     /// An error that an ordinary call may not have.
     Temporary,
@@ -288,7 +294,8 @@ pub enum ItemOutcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LineUse {
-    /// It is the answer of this call. Report to [`Scheduler::delivered`](super::Scheduler::delivered) when its caller has it.
+    /// It is the answer of this call. Report to
+    /// [`Scheduler::delivered`](super::Scheduler::delivered) when its caller has it.
     Deliver(Ticket),
     /// No caller waits for it, or not any more.
     Skip,

@@ -19,8 +19,8 @@ use crate::{
     journal::Record,
 };
 
-/// The difference of ages within which a batch in the list may be the one that is looked for. It has
-/// room for clocks that are wrong or were set, because its results are certain.
+/// The difference of ages within which a batch in the list may be the one that is looked for. It
+/// has room for clocks that are wrong or were set, because its results are certain.
 pub(crate) const SKEW: Duration = Duration::from_secs(3_600);
 /// The number of running batches of a pool above which they are polled by one list.
 const LISTED: usize = 20;

@@ -119,7 +119,7 @@ async fn request_without_a_key_bypasses_the_cache() {
     .await;
 }
 
-/// What the key leaves out may still be the reason for which the API rejects a request.
+/// The API may reject a request for a field that the key leaves out.
 #[tokio::test(start_paused = true)]
 async fn request_that_the_api_would_reject_is_not_answered_by_a_stored_response() {
     let with_field = |field: &str| {

@@ -282,7 +282,7 @@ async fn followers_of_a_call_without_progress_share_a_new_call() {
     }
 }
 
-/// Where the first call of a service hangs.
+/// The point at which the first call of a service hangs.
 #[derive(Clone, Copy, Debug)]
 enum Hang {
     BeforeHead,

@@ -82,8 +82,8 @@ pub(super) fn limits(workspace: Option<&str>) -> Result<LimitTable, Failure> {
     LimitTable::from_json(&name, &json).map_err(Failure::Input)
 }
 
-/// Returns a warning if traffic of this price, in US dollars for 30 days, passes a monthly spend limit
-/// of the organization or of the workspace, or if the limits cannot be read.
+/// Returns a warning if traffic of this price, in US dollars for 30 days, passes a monthly spend
+/// limit of the organization or of the workspace, or if the limits cannot be read.
 pub(super) fn spend_warning(dollars: f64, workspace: Option<&str>) -> Option<String> {
     match spend_limits() {
         Ok(entries) => passed_limit(&entries, dollars, workspace).map(|limit| {
@@ -120,7 +120,8 @@ fn passed_limit(entries: &[SpendLimitEntry], dollars: f64, workspace: Option<&st
     (dollars > limit).then_some(limit)
 }
 
-/// Returns the smallest limits of each rate group of the catalog, as a file of the planner has them.
+/// Returns the smallest limits of each rate group of the catalog, as a file of the planner has
+/// them.
 fn smallest(entries: &[RateLimitEntry]) -> Map<String, Value> {
     let mut pools: BTreeMap<String, Map<String, Value>> = BTreeMap::new();
     let entries = entries.iter();

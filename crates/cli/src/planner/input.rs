@@ -19,8 +19,8 @@ use super::{api, failure::Failure, progress::Progress};
 /// The logs that a command reads, together.
 #[derive(Debug, Args)]
 pub(crate) struct Inputs {
-    /// The logs: event logs, access logs in JSON, SDK debug logs, usage reports, OTLP JSON, response
-    /// heads, CSV tables. Their kind is found by their beginning. - is the standard input.
+    /// The logs: event logs, access logs in JSON, SDK debug logs, usage reports, OTLP JSON,
+    /// response heads, CSV tables. Their kind is found by their beginning. - is the standard input.
     #[arg(required_unless_present = "api", value_name = "INPUT")]
     inputs: Vec<PathBuf>,
     /// Asks the Admin API for the usage of the last 24h, or of a period such as =28d, beside the

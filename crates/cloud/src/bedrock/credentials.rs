@@ -4,7 +4,7 @@ use std::{fmt, time::SystemTime};
 
 use aws_credential_types::Credentials as Inner;
 
-/// The name under which the AWS crates know the source of the credentials.
+/// The name of the source of the credentials in the AWS crates.
 const SOURCE: &str = "tower-claude";
 
 /// Credentials of AWS: an access key, its secret, and for temporary ones a session token and a time

@@ -9,12 +9,12 @@ use tower_claude_wire::{
 use super::{
     body,
     edit::{Fate, edit_array, edit_object, find},
-    place::{Place, generation},
+    target_kind::{TargetKind, generation},
 };
 
 /// The reader of a prompt for one target.
 pub(super) struct Content<'a> {
-    pub(super) place: Place,
+    pub(super) target_kind: TargetKind,
     pub(super) platform: Platform,
     pub(super) model: &'a Model,
     /// Returns true if the target accepts this beta.
@@ -22,7 +22,7 @@ pub(super) struct Content<'a> {
     pub(super) losses: &'a mut Losses,
     /// Ids of calls of other vendors are replaced, and not refused.
     pub(super) replaces_tool_ids: bool,
-    /// A tool streams its input early, which some targets know as a beta only.
+    /// A tool streams its input early, which is only a beta on some targets.
     pub(super) needs_eager_streaming: bool,
 }
 
@@ -41,7 +41,7 @@ impl Content<'_> {
         self.check_tool(&kind)?;
         edit_object(json, |name, value| match name {
             "cache_control" => self.cache_control(value).map(Fate::from),
-            "eager_input_streaming" if self.place == Place::InvokeModel => {
+            "eager_input_streaming" if self.target_kind == TargetKind::InvokeModel => {
                 if value == b"true" {
                     self.needs_eager_streaming = true;
                     self.losses.push(Loss::Changed {
@@ -69,7 +69,7 @@ impl Content<'_> {
         ];
         let refuse = |why| Err(Unportable::new("tools[].type", why));
         // The oldest version of web search runs on Vertex.
-        let runs = self.place == Place::Vertex && kind == "web_search_20250305";
+        let runs = self.target_kind == TargetKind::Vertex && kind == "web_search_20250305";
         if !runs && SERVER.iter().any(|tool| kind.starts_with(tool)) {
             return refuse(NO_SERVER_TOOLS);
         }
@@ -132,7 +132,9 @@ impl Content<'_> {
                 Err(Unportable::new("messages[].content[].id", why))
             }
             // The official SDK removes it for Bedrock, which rejects it.
-            ("caller", "tool_use") if value == b"null" && self.place.is_bedrock() => Ok(Fate::Drop),
+            ("caller", "tool_use") if value == b"null" && self.target_kind.is_bedrock() => {
+                Ok(Fate::Drop)
+            }
             ("caller", "tool_use") if mentions(value, "code_execution") => Err(Unportable::new(
                 "messages[].content[].caller",
                 "the target does not execute code that calls tools",
@@ -146,13 +148,13 @@ impl Content<'_> {
         match kind {
             "server_tool_use" => {
                 let tool = find(json, "name").and_then(json_text).unwrap_or_default();
-                let is_web_search = tool == "web_search" && self.place == Place::Vertex;
+                let is_web_search = tool == "web_search" && self.target_kind == TargetKind::Vertex;
                 if is_web_search || tool.starts_with("tool_search_tool") {
                     return Ok(());
                 }
                 refuse(NO_SERVER_TOOLS)
             }
-            "web_search_tool_result" if self.place == Place::Vertex => Ok(()),
+            "web_search_tool_result" if self.target_kind == TargetKind::Vertex => Ok(()),
             "web_search_tool_result"
             | "web_fetch_tool_result"
             | "code_execution_tool_result"
@@ -199,8 +201,8 @@ impl Content<'_> {
             return Ok(None);
         }
         // Models before 4.5 have five minutes only.
-        let has_ttl =
-            !self.place.is_bedrock() || generation(&self.model.id).is_none_or(|of| of >= (4, 5));
+        let has_ttl = !self.target_kind.is_bedrock()
+            || generation(&self.model.id).is_none_or(|of| of >= (4, 5));
         let has_scope = (self.accepts)("prompt-caching-scope-2026-01-05");
         edit_object(json, |name, value| match name {
             "ttl" if !has_ttl => {

@@ -20,8 +20,8 @@ use super::{
     edit::{Fate, NOT_JSON},
     facts::{FIRST_VERSION, Facts},
     fields, headers,
-    place::{Place, generation},
     rules::Rules,
+    target_kind::{TargetKind, generation},
 };
 
 /// A translation whose body is not built yet.
@@ -48,7 +48,7 @@ impl Plan {
 
 /// A request on its way to one target.
 pub(super) struct Draft<'a> {
-    pub(super) place: Place,
+    pub(super) target_kind: TargetKind,
     pub(super) target: &'a Target,
     pub(super) model: Model,
     pub(super) facts: Facts<'a>,
@@ -70,45 +70,49 @@ impl Draft<'_> {
         let source = marked.unwrap_or_else(|| self.body.clone());
         let mut body = Body::new(source.clone());
         let messages = self.fields(&source, &mut body, &id, &mut betas, &mut losses)?;
-        if self.place.has_version_in_body() {
+        if self.target_kind.has_version_in_body() {
             body.member("anthropic_version", &json(&version));
         }
-        if self.place == Place::InvokeModel && !betas.is_empty() {
+        if self.target_kind == TargetKind::InvokeModel && !betas.is_empty() {
             let names = serde_json::to_string(&betas).unwrap_or_default();
             body.member("anthropic_beta", &names);
         }
-        if let Some(profile) = user_profile.as_deref().filter(|_| self.place.is_bedrock()) {
+        if let Some(profile) = user_profile
+            .as_deref()
+            .filter(|_| self.target_kind.is_bedrock())
+        {
             body.member("user_profile_id", &json(profile));
         }
         // The stores of Vertex's prompt cache are chosen by the beginning of the body.
         if let Some((field, fate)) = messages {
             body.push_last(&field, fate);
         }
-        let limit = self.place.body_limit().unwrap_or(usize::MAX);
+        let limit = self.target_kind.body_limit().unwrap_or(usize::MAX);
         if body.len() > limit {
             return Err(Unportable::new("body", "longer than the target takes"));
         }
-        let query = match self.place {
-            Place::ClaudeApi | Place::BedrockMessages => self.uri.query(),
-            Place::InvokeModel | Place::Vertex => None,
+        let query = match self.target_kind {
+            TargetKind::ClaudeApi | TargetKind::BedrockMessages => self.uri.query(),
+            TargetKind::InvokeModel | TargetKind::Vertex => None,
         };
-        let headers = match self.place {
-            Place::ClaudeApi => {
+        let headers = match self.target_kind {
+            TargetKind::ClaudeApi => {
                 let mut headers = headers::for_claude_api(self.headers);
                 if self.facts.has_cloud_fields {
                     headers::set_facts(&mut headers, &betas, &version, user_profile.as_deref());
                 }
                 headers
             }
-            place => {
+            target_kind => {
                 let stream = self.facts.stream;
-                let mut headers = headers::for_cloud(self.headers, place, stream, &mut losses)?;
+                let mut headers =
+                    headers::for_cloud(self.headers, target_kind, stream, &mut losses)?;
                 let no_betas = Vec::new();
-                match place {
-                    Place::BedrockMessages => {
+                match target_kind {
+                    TargetKind::BedrockMessages => {
                         headers::set_facts(&mut headers, &betas, &version, None);
                     }
-                    Place::Vertex => headers::set_facts(&mut headers, &betas, "", None),
+                    TargetKind::Vertex => headers::set_facts(&mut headers, &betas, "", None),
                     _ => headers::set_facts(&mut headers, &no_betas, "", None),
                 }
                 headers
@@ -135,7 +139,7 @@ impl Draft<'_> {
     }
 
     fn path(&self, id: &str) -> Result<String, Unportable> {
-        if self.place == Place::ClaudeApi && !self.facts.model_was_in_path {
+        if self.target_kind == TargetKind::ClaudeApi && !self.facts.model_was_in_path {
             // It may have the prefix of a proxy.
             return Ok(self.uri.path().to_owned());
         }
@@ -149,7 +153,7 @@ impl Draft<'_> {
     /// Returns true if the target accepts a beta for this request.
     fn accepts(&self, beta: &str) -> bool {
         // The counting of tokens on Vertex takes no betas.
-        let counts_on_vertex = self.is_count() && self.place == Place::Vertex;
+        let counts_on_vertex = self.is_count() && self.target_kind == TargetKind::Vertex;
         !counts_on_vertex && self.rules.betas.support(beta, self.target) == BetaSupport::Accepted
     }
 
@@ -177,11 +181,11 @@ impl Draft<'_> {
     fn version(&self, losses: &mut Losses) -> String {
         let version = self.facts.version.as_deref().unwrap_or(FIRST_VERSION);
         // Bedrock takes the second version for models from 4.7 on.
-        let is_old = self.place.is_bedrock() && self.is_before_4_7();
-        let first = match self.place {
-            Place::InvokeModel => "bedrock-2023-05-31",
-            Place::Vertex => "vertex-2023-10-16",
-            Place::ClaudeApi | Place::BedrockMessages => FIRST_VERSION,
+        let is_old = self.target_kind.is_bedrock() && self.is_before_4_7();
+        let first = match self.target_kind {
+            TargetKind::InvokeModel => "bedrock-2023-05-31",
+            TargetKind::Vertex => "vertex-2023-10-16",
+            TargetKind::ClaudeApi | TargetKind::BedrockMessages => FIRST_VERSION,
         };
         if version == FIRST_VERSION {
             return first.to_owned();
@@ -198,7 +202,7 @@ impl Draft<'_> {
 
     fn user_profile(&self, losses: &mut Losses) -> Option<Cow<'_, str>> {
         let profile = self.facts.user_profile.as_deref()?;
-        if self.place == Place::Vertex {
+        if self.target_kind == TargetKind::Vertex {
             losses.push(Loss::Field("user_profile_id"));
             return None;
         }
@@ -256,7 +260,7 @@ impl Draft<'_> {
             let field = field.map_err(|_| NOT_JSON)?;
             let value = field.value_in(source);
             let mut content = Content {
-                place: self.place,
+                target_kind: self.target_kind,
                 platform: self.target.platform(),
                 model: &self.model,
                 accepts: &accepts,
@@ -269,9 +273,9 @@ impl Draft<'_> {
                     model_is_there = true;
                     self.model_field(value, id)
                 }
-                "stream" if self.place == Place::InvokeModel => Fate::Drop,
+                "stream" if self.target_kind == TargetKind::InvokeModel => Fate::Drop,
                 "anthropic_version" | "anthropic_beta" | "user_profile_id" => Fate::Drop,
-                _ if self.place == Place::ClaudeApi => Fate::Keep,
+                _ if self.target_kind == TargetKind::ClaudeApi => Fate::Keep,
                 "messages" => content.messages(value)?.into(),
                 "system" => content.blocks(value)?.into(),
                 "tools" => content.tools(value)?.into(),
@@ -289,13 +293,13 @@ impl Draft<'_> {
                 }
             };
             needs_eager_streaming |= content.needs_eager_streaming;
-            if self.place == Place::Vertex && field.name == "messages" {
+            if self.target_kind == TargetKind::Vertex && field.name == "messages" {
                 last = Some((field, fate));
             } else {
                 body.push(&field, fate);
             }
         }
-        if self.place != Place::ClaudeApi {
+        if self.target_kind != TargetKind::ClaudeApi {
             let platform = self.target.platform();
             fields::check_tool_choice(choice, thinking, &self.model, platform)?;
         }
@@ -306,14 +310,14 @@ impl Draft<'_> {
         if self.names_model() && !model_is_there {
             body.member("model", &json(id));
         }
-        if self.facts.stream_was_in_path && self.place != Place::InvokeModel {
+        if self.facts.stream_was_in_path && self.target_kind != TargetKind::InvokeModel {
             body.member("stream", "true");
         }
         Ok(last)
     }
 
     fn drops_automatic_cache(&self) -> bool {
-        self.place == Place::InvokeModel && self.is_before_4_7()
+        self.target_kind == TargetKind::InvokeModel && self.is_before_4_7()
     }
 
     fn is_before_4_7(&self) -> bool {
@@ -322,10 +326,10 @@ impl Draft<'_> {
 
     /// Returns true if the model is a field of the body.
     fn names_model(&self) -> bool {
-        match self.place {
-            Place::ClaudeApi | Place::BedrockMessages => true,
-            Place::InvokeModel => false,
-            Place::Vertex => self.is_count(),
+        match self.target_kind {
+            TargetKind::ClaudeApi | TargetKind::BedrockMessages => true,
+            TargetKind::InvokeModel => false,
+            TargetKind::Vertex => self.is_count(),
         }
     }
 

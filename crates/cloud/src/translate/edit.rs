@@ -2,8 +2,8 @@
 
 use tower_claude_wire::{Elements, Fields, cloud::Unportable};
 
-/// The body is not what the API takes. No target can be asked for its opinion on a part that was
-/// not found.
+/// The reason to reject a body that is not the JSON of a request. It is not left to the target,
+/// because its parts were not found.
 pub(super) const NOT_JSON: Unportable = Unportable::new("body", "not a JSON object");
 
 /// The fate of one member of an object.

@@ -10,7 +10,7 @@ use tower_claude_wire::{
 
 use super::{
     edit::{Fate, edit_object, find, is_empty},
-    place::Place,
+    target_kind::TargetKind,
 };
 
 /// The fate of a field on a cloud. `None` if this module has no rule for it.
@@ -51,12 +51,14 @@ pub(super) fn fate(
         "fallbacks" => lose("fallbacks"),
         "fallback_credit_token" => lose("fallback_credit_token"),
         "diagnostics" => lose("diagnostics"),
-        "service_tier" if Place::of(target) != Place::BedrockMessages => lose("service_tier"),
+        "service_tier" if TargetKind::of(target) != TargetKind::BedrockMessages => {
+            lose("service_tier")
+        }
         "speed" => {
             let is_fast = json_text(value).is_some_and(|speed| speed == "fast");
             // The date on which fast mode ends is that of the Claude API.
             let now = std::time::SystemTime::UNIX_EPOCH;
-            let never = Place::of(target).is_bedrock();
+            let never = TargetKind::of(target).is_bedrock();
             if is_fast && !never && model.fast_on(target.platform(), now) != Support::No {
                 return Ok(None);
             }

@@ -10,7 +10,7 @@ use tower_claude_wire::cloud::{Loss, Losses, Unportable};
 
 use super::{
     facts::{BETA, USER_PROFILE, VERSION},
-    place::Place,
+    target_kind::TargetKind,
 };
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -29,7 +29,7 @@ pub(super) fn for_claude_api(headers: &HeaderMap) -> HeaderMap {
 /// Returns the headers for a cloud. They start from nothing: what is not known is not sent.
 pub(super) fn for_cloud(
     headers: &HeaderMap,
-    place: Place,
+    target_kind: TargetKind,
     stream: bool,
     losses: &mut Losses,
 ) -> Result<HeaderMap, Unportable> {
@@ -38,8 +38,8 @@ pub(super) fn for_cloud(
     if let Some(agent) = headers.get(USER_AGENT) {
         sent.insert(USER_AGENT, agent.clone());
     }
-    match (place, headers.get(ACCEPT)) {
-        (Place::InvokeModel, _) => {
+    match (target_kind, headers.get(ACCEPT)) {
+        (TargetKind::InvokeModel, _) => {
             sent.insert(ACCEPT, if stream { EVENT_STREAM } else { JSON });
         }
         (_, Some(accept)) => {
@@ -50,7 +50,7 @@ pub(super) fn for_cloud(
     for (name, value) in headers {
         let text = name.as_str();
         if text.starts_with(BEDROCK) {
-            if place == Place::InvokeModel {
+            if target_kind == TargetKind::InvokeModel {
                 sent.append(name.clone(), value.clone());
             } else if text.starts_with(GUARDRAIL) {
                 // Other endpoints ignore it, and would answer without the guardrail.

@@ -7,8 +7,8 @@ mod edit;
 mod facts;
 mod fields;
 mod headers;
-mod place;
 mod rules;
+mod target_kind;
 
 use std::borrow::Cow;
 
@@ -23,8 +23,8 @@ use tower_claude_wire::{
 use self::{
     draft::{Draft, Plan},
     facts::Facts,
-    place::Place,
     rules::Rules,
+    target_kind::TargetKind,
 };
 
 /// A translator of requests for the Claude API into those of its targets. A pure function of the
@@ -112,7 +112,8 @@ impl Translator {
     }
 
     /// Replaces the ids of tool calls that another vendor's model has made, with a loss. By default
-    /// such a request is unportable, because the API takes ids of letters, digits, `-` and `_` only.
+    /// such a request is unportable, because the API takes ids of letters, digits, `-` and `_`
+    /// only.
     ///
     /// Each id is replaced by its hash, in the call and in its result.
     #[must_use]
@@ -154,7 +155,7 @@ impl Translator {
         let (uri, headers) = (request.uri(), request.headers());
         match request.body().bytes() {
             Some(body) => self.plan(uri, headers, body, target).map(|_| ()),
-            None if Place::of(target) == Place::ClaudeApi => Ok(()),
+            None if TargetKind::of(target) == TargetKind::ClaudeApi => Ok(()),
             None => Err(TOO_LONG),
         }
     }
@@ -166,12 +167,12 @@ impl Translator {
         body: &Bytes,
         target: &Target,
     ) -> Result<Plan, Unportable> {
-        let place = Place::of(target);
+        let target_kind = TargetKind::of(target);
         match Facts::read(uri, headers, body, target) {
             Ok(facts) => {
                 let model = self.rules.catalog.lookup(&facts.model);
                 let draft = Draft {
-                    place,
+                    target_kind,
                     target,
                     model,
                     facts,
@@ -183,7 +184,10 @@ impl Translator {
                 draft.plan()
             }
             // The Claude API decides about its own requests.
-            Err(_) if place == Place::ClaudeApi && ApiPath::parse(uri.path()).form.is_none() => {
+            Err(_)
+                if target_kind == TargetKind::ClaudeApi
+                    && ApiPath::parse(uri.path()).form.is_none() =>
+            {
                 Ok(Plan::unchanged(uri, headers, body, target))
             }
             Err(reason) => Err(reason),

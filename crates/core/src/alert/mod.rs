@@ -181,9 +181,9 @@ impl AlertObserver {
     /// [`AlertSink::on_rejected_request`]. None by default, and then no request is kept.
     ///
     /// It gets the end of the attempt and the body as it was sent, and returns a text, or `None` to
-    /// pass no text on. Headers, and so keys, are never passed. It is called inside of the call, only
-    /// for responses 400 and 403, and must not panic. While calls run, their bodies are kept until
-    /// the end of the attempt. The bodies of streams are not.
+    /// pass no text on. Headers, and so keys, are never passed. It is called inside of the call,
+    /// only for responses 400 and 403, and must not panic. While calls run, their bodies are kept
+    /// until the end of the attempt. The bodies of streams are not.
     ///
     /// ```
     /// use tower_claude_core::alert::AlertObserver;

@@ -11,10 +11,10 @@ use crate::request_body::RequestBody;
 
 /// An estimator of the cost of requests.
 ///
-/// A limiter corrects the estimates. It takes the input as an affine function of the estimate, which
-/// it learns from the actual tokens, and replaces the output by the running mean of earlier responses. Both are
-/// kept for each [`Workload`](crate::Workload). When the response reports its usage, the usage
-/// replaces the estimate.
+/// A limiter corrects the estimates. It takes the input as an affine function of the estimate,
+/// which it learns from the actual tokens, and replaces the output by the running mean of earlier
+/// responses. Both are kept for each [`Workload`](crate::Workload). When the response reports its
+/// usage, the usage replaces the estimate.
 ///
 /// The cost of a closure is in units of its own: it is charged as it is, and no usage in the
 /// response changes it. A closure that estimates Claude's tokens sets [`Settle::ByUsage`]:

@@ -17,9 +17,9 @@ use crate::{
 /// The default cost estimator.
 ///
 /// It estimates the tokens of text by its [bytes](tower_claude_wire::text_bytes), its
-/// [structure](tower_claude_wire::Peek::estimate_tokens) and the tokenizer of the model, the tokens of images and documents by the size of their data, and adds the system
-/// prompt that the API writes for tools. Tokens that will be read from the prompt cache are left
-/// out.
+/// [structure](tower_claude_wire::Peek::estimate_tokens) and the tokenizer of the model, the tokens
+/// of images and documents by the size of their data, and adds the system prompt that the API
+/// writes for tools. Tokens that will be read from the prompt cache are left out.
 ///
 /// A body that is not a JSON object, or that names no model, has the cost [`Cost::default`], which
 /// is one request. Clones share their model of the prompt cache. It is used only for requests that

@@ -103,9 +103,9 @@
 //! # Spans
 //!
 //! Each call has a span `call`, from its arrival until the end of its body, and each attempt a span
-//! `attempt` in it, from sending until the end of its body. Their target is `tower_claude::span` and
-//! their level `DEBUG`, so that a filter such as `tower_claude::span=debug` selects them alone, and
-//! lines at `INFO` are not preceded by their fields.
+//! `attempt` in it, from sending until the end of its body. Their target is `tower_claude::span`
+//! and their level `DEBUG`, so that a filter such as `tower_claude::span=debug` selects them alone,
+//! and lines at `INFO` are not preceded by their fields.
 //!
 //! - The parent of a call's span is the caller's span, in which the call is made.
 //! - The inner service is called and polled in the span of the attempt, so that an HTTP client that
@@ -449,7 +449,8 @@ pub enum Event<'a> {
         account: Option<&'a str>,
         /// The number of the attempt in its call, from 1.
         attempt: usize,
-        /// The targets that could not be chosen. A target that would have cost more is none of them.
+        /// The targets that could not be chosen. A target that would have cost more is none of
+        /// them.
         skipped: &'a [SkippedTarget<'a>],
     },
     /// A configured model name is skipped, or may be mistyped. Emitted once for each name of a

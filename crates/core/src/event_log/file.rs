@@ -11,8 +11,8 @@ use fs4::TryLockError;
 
 /// The current file of a log, and the rotated ones beside it.
 ///
-/// Only whole lines are appended. After a write that was cut, the next one begins with a line break,
-/// so that the damage is one line.
+/// Only whole lines are appended. After a write that was cut, the next one begins with a line
+/// break, so that the damage is one line.
 #[derive(Debug)]
 pub(super) struct LogFile {
     path: PathBuf,
@@ -55,8 +55,8 @@ impl OpenFile {
     }
 }
 
-/// Writes lines, and adds the length of those that were written as a whole to `written`. `is_cut` is
-/// true while the last line has no line break.
+/// Writes lines, and adds the length of those that were written as a whole to `written`. `is_cut`
+/// is true while the last line has no line break.
 fn write_lines(
     out: &mut impl Write,
     is_cut: &mut bool,

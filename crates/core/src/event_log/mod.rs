@@ -1,5 +1,5 @@
-//! A log of all attempts as lines of JSON, for `tower-claude plan` and `diagnose`. Needs the feature
-//! `event-log`.
+//! A log of all attempts as lines of JSON, for `tower-claude plan` and `diagnose`. Needs the
+//! feature `event-log`.
 //!
 //! [`EventLog::open`] returns an [`Observer`] for the layers, and a writer for a thread:
 //!

@@ -23,8 +23,9 @@
 //!
 //! [`CATALOGUE`] lists all metrics with their labels. The names `tower_claude_*` are this project's
 //! own. The names `gen_ai.*` follow the
-//! [GenAI conventions of OpenTelemetry](https://github.com/open-telemetry/semantic-conventions-genai)
-//! 0.1.0, and [`GenAiNames`] selects older ones.
+//! [GenAI conventions of
+//! OpenTelemetry](https://github.com/open-telemetry/semantic-conventions-genai) 0.1.0, and
+//! [`GenAiNames`] selects older ones.
 //!
 //! No label has a value that a caller can choose freely:
 //!
@@ -51,8 +52,8 @@
 //!
 //! # Cost
 //!
-//! The handles of a series are kept, so that most events look up no label. The series of a scope are
-//! created with its first request. The head of each response is read, as for each observer.
+//! The handles of a series are kept, so that most events look up no label. The series of a scope
+//! are created with its first request. The head of each response is read, as for each observer.
 //!
 //! [`with_credential_name`]: MetricsObserver::with_credential_name
 

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use super::{Prefix, Prefixes};
 
-/// The number of positions, backwards from and including a breakpoint, at which the server looks for
-/// a cached prefix. A [run of tool blocks](Prefix::joins) is one position.
+/// The number of positions, backwards from and including a breakpoint, at which the server looks
+/// for a cached prefix. A [run of tool blocks](Prefix::joins) is one position.
 const LOOK_BACK: usize = 20;
 
 /// The greatest number of hashes that are kept for a request. Runs of tool blocks may be long.

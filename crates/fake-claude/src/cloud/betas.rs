@@ -1,6 +1,6 @@
-//! Betas that each platform accepts, as of 2026-11-29: those of the table of `LiteLLM` 1.110.2, with
-//! the features by platform of the documentation. The list is independent of that of the layers, so
-//! that each checks the other.
+//! Betas that each platform accepts, as of 2026-11-29: those of the table of `LiteLLM` 1.110.2,
+//! with the features by platform of the documentation. The list is independent of that of the
+//! layers, so that each checks the other.
 
 use crate::cloud::FakeCloud;
 use crate::cloud::route::Dialect;

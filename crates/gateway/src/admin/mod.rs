@@ -50,13 +50,15 @@ const USAGE_BETA: &str = "analytics-usage-cost-2026-08-24";
 
 const DAY: Duration = Duration::from_secs(24 * 3_600);
 
-/// A client of the [Admin API](https://platform.claude.com/docs/en/manage-claude/admin-api-overview).
+/// A client of the
+/// [Admin API](https://platform.claude.com/docs/en/manage-claude/admin-api-overview).
 ///
 /// Each method reads all pages of a list, and returns them as one JSON object with the list `data`,
 /// as the API has it. [`wire::admin`] parses limits, and the planner reads usage.
 ///
-/// A request that fails by a 429, a 5xx or an error of the connection is sent again up to four times,
-/// after the `retry-after` of the response. The API asks to poll usage at most once a minute.
+/// A request that fails by a 429, a 5xx or an error of the connection is sent again up to four
+/// times, after the `retry-after` of the response. The API asks to poll usage at most once a
+/// minute.
 pub struct AdminClient {
     client: Client,
     url: Uri,
@@ -115,8 +117,8 @@ impl UsageWidth {
 }
 
 impl AdminClient {
-    /// Creates a client of `https://api.anthropic.com` with an Admin key (`sk-ant-admin…`) or a token
-    /// with the scope `org:admin`.
+    /// Creates a client of `https://api.anthropic.com` with an Admin key (`sk-ant-admin…`) or a
+    /// token with the scope `org:admin`.
     ///
     /// # Errors
     /// Returns an error if the key cannot be sent, or if TLS cannot be used.
@@ -197,8 +199,9 @@ impl AdminClient {
     /// the bucket that has `since`. Longer periods than the API allows are read in parts, one JSON
     /// object in a line each.
     ///
-    /// The Analytics API is asked first, whose rows have the number of requests. Its newest hours may
-    /// be missing. An organization without access to it (403 or 404) gets the older usage report.
+    /// The Analytics API is asked first, whose rows have the number of requests. Its newest hours
+    /// may be missing. An organization without access to it (403 or 404) gets the older usage
+    /// report.
     ///
     /// # Errors
     /// Returns the error of the API or of the connection, or an error for an empty period.

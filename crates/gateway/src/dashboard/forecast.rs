@@ -27,7 +27,8 @@ pub(super) enum Forecast {
     Full,
     /// The limit is used up after so many seconds.
     In(u64),
-    /// The use does not grow, also not in the last minute, or so slowly that it takes more than two hours.
+    /// The use does not grow, also not in the last minute, or so slowly that it takes more than two
+    /// hours.
     Steady,
     /// There are too few samples.
     Unknown,

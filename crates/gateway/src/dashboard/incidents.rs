@@ -113,7 +113,7 @@ impl List {
 }
 
 impl Incidents {
-    /// Records an event if it is an incident. `labels` knows the names of scopes.
+    /// Records an event if it is an incident. `labels` has the names of scopes.
     pub(crate) fn on_event(&self, event: &Event<'_>, labels: &MetricsObserver) {
         if let Some((entry, request_id)) = describe(event, labels) {
             let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);

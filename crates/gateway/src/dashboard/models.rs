@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use super::samples::Samples;
 
-/// The calls for one model in the last minute that another or the same model has answered.
+/// A model that was asked for, the model that answered, and the number of such calls in the last
+/// minute.
 #[derive(Debug, Serialize)]
 pub(super) struct ModelState {
     pub(super) asked: String,

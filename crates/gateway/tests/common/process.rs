@@ -66,7 +66,8 @@ impl Drop for GatewayProcess {
 }
 
 impl GatewayProcess {
-    /// Starts a gateway in front of a URL, with other fields before and after those of the upstream.
+    /// Starts a gateway in front of a URL, with other fields before and after those of the
+    /// upstream.
     pub(crate) fn before(url: &str, before: &str, after: &str) -> Self {
         Self::with_env(url, before, after, &[])
     }

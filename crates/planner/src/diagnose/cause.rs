@@ -38,7 +38,7 @@ pub enum Cause {
     RetryStorm,
     /// The connection failed, or the response was too late.
     Network,
-    /// A 429 whose limit the record does not tell.
+    /// A 429 whose limit does not follow from the record.
     UnknownLimit,
 }
 

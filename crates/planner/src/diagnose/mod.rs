@@ -16,7 +16,7 @@ use crate::{
 };
 
 pub use self::cause::Cause;
-use self::pool::Pool;
+use self::pool::PoolDiagnosis;
 
 /// The most request ids of a finding.
 const MOST_IDS: usize = 20;
@@ -39,19 +39,19 @@ pub struct Finding {
     pub remedy: &'static str,
     /// Exact if the API's answer names the cause, estimated if the traffic shows it.
     pub mark: Mark,
-    /// The first and the last time.
+    /// The time of the first one.
     pub first: Time,
-    /// As above.
+    /// The time of the last one.
     pub last: Time,
-    /// The pools, the keys and the tags with the most of them.
+    /// The pools with the most of them, with their number.
     pub pools: Vec<(String, u64)>,
-    /// As above.
+    /// The keys with the most of them, with their number.
     pub keys: Vec<(String, u64)>,
-    /// As above.
+    /// The tags with the most of them, with their number.
     pub tags: Vec<(String, u64)>,
     /// Up to 20 request ids.
     pub request_ids: Vec<String>,
-    /// The file and line of the first one.
+    /// The place of the first one, as the file and its line.
     pub place: String,
 }
 
@@ -63,9 +63,9 @@ pub struct Diagnosis {
     pub verdict: String,
     /// The basis of all figures.
     pub coverage: Coverage,
-    /// The time that was diagnosed.
+    /// The start of the time that was diagnosed.
     pub from: Time,
-    /// As above.
+    /// The end of the time that was diagnosed.
     pub until: Time,
     /// The number of attempts in that time.
     pub attempts: u64,
@@ -161,7 +161,7 @@ pub(crate) fn causes_of_pool(
     pool: NameId,
     limits: PoolLimits,
 ) -> Vec<(Row, Cause, Mark)> {
-    Pool::new(traffic, pool, limits).causes()
+    PoolDiagnosis::new(traffic, pool, limits).causes()
 }
 
 fn verdict(findings: &[Finding], attempts: u64, rejected: u64, slow: u64) -> String {

@@ -54,7 +54,7 @@ struct ShownUse {
 }
 
 /// The state of the diagnosis of one pool.
-pub(super) struct Pool<'a> {
+pub(super) struct PoolDiagnosis<'a> {
     traffic: &'a Traffic,
     rows: Vec<Row>,
     limits: PoolLimits,
@@ -77,7 +77,7 @@ pub(super) struct Pool<'a> {
     last_refusal: Option<(i64, Cause)>,
 }
 
-impl<'a> Pool<'a> {
+impl<'a> PoolDiagnosis<'a> {
     pub(super) fn new(traffic: &'a Traffic, pool: NameId, limits: PoolLimits) -> Self {
         let of_pool = traffic
             .rows

@@ -118,7 +118,7 @@ fn stretched(html: &mut Html, height: f64, class: &str, data: &str) {
     });
 }
 
-/// Writes a key to the lines of a picture.
+/// Writes the legend of a picture.
 pub(super) fn key(html: &mut Html, lines: &[(&str, &str)]) {
     html.element("p", &[("class", "key")], |html| {
         for (class, name) in lines {

@@ -108,7 +108,7 @@ impl<'a> Picture<'a> {
         (limit / self.low).ln() / (self.high / self.low).ln()
     }
 
-    /// Writes the picture and its key.
+    /// Writes the picture and its legend.
     pub(super) fn write(&self, html: &mut Html, label: &str) {
         chart::picture(html, HEIGHT, label, |html| {
             chart::across(html, "base", BOTTOM);

@@ -58,7 +58,7 @@ impl Heat {
         })
     }
 
-    /// Writes the strip, its key and its table. `of` names the limit.
+    /// Writes the strip, its legend and its table. `of` names the limit.
     pub(super) fn write(&self, html: &mut Html, of: &str) {
         let label = self.label(of);
         let height = ROW.0 * 7.0 + AXIS;

@@ -122,7 +122,7 @@ impl Panel<'_> {
     }
 }
 
-/// Writes the pictures of all dimensions, their key and their table.
+/// Writes the pictures of all dimensions, their legend and their table.
 pub(super) fn write(html: &mut Html, panels: &[Panel<'_>]) {
     for panel in panels {
         panel.write(html);

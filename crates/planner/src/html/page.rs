@@ -8,7 +8,7 @@ use crate::{
     traffic::Coverage,
 };
 
-/// The begin of a page. The policy forbids the browser to load anything from elsewhere.
+/// The beginning of a page. The policy forbids the browser to load anything from elsewhere.
 const HEAD: &str = concat!(
     "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n",
     "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n",

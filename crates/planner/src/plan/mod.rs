@@ -46,13 +46,13 @@ pub struct PlanOptions {
     pub limits: Option<LimitTable>,
     /// The time in which a bucket fills. Default: what the traffic shows, or all three.
     pub capacity: Option<Duration>,
-    /// The factor of growth to plan for. Default 1.5.
+    /// The factor of growth to plan for, 1 for none. Default 1.5.
     pub growth: f64,
     /// The target for waits with pacing. Default: 95 % of the requests wait for 5 s at most.
     pub target: Target,
-    /// The what-ifs.
+    /// The changes whose effects are planned. Default: none.
     pub what_ifs: Vec<WhatIf>,
-    /// The events.
+    /// The events to plan for. Default: none.
     pub events: Vec<Event>,
 }
 

@@ -60,8 +60,8 @@ pub struct PoolPlan {
     pub dimensions: Vec<DimensionPlan>,
     /// The replays through the limiter, one for each possible size of the buckets.
     pub replays: Vec<LimitReplay>,
-    /// The dimension that delays the most requests in the replay with the smallest buckets. If none
-    /// is delayed, the one that comes closest.
+    /// The index of the dimension that delays the most requests in the replay with the smallest
+    /// buckets. If none is delayed, the index of the dimension that comes closest.
     pub binding: usize,
     /// True if the replay has delayed requests.
     pub is_bound: bool,
@@ -211,7 +211,8 @@ pub struct WhatIfResult {
     pub note: Option<String>,
     /// The need for the target in the binding dimension, before and after.
     pub need: (Option<u64>, Option<u64>),
-    /// The 95th percentile of the waits in seconds under the limits of the replay, before and after.
+    /// The 95th percentile of the waits in seconds under the limits of the replay, before and
+    /// after.
     pub wait_p95: (f64, f64),
     /// The price for 30 days in US dollars, before and after.
     pub dollars_per_month: (Option<f64>, Option<f64>),

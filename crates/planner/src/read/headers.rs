@@ -56,7 +56,7 @@ impl Parser for Heads {
         let name = HeaderName::try_from(name.trim());
         let value = HeaderValue::try_from(value.trim());
         if let (Ok(name), Ok(value)) = (name, value) {
-            // Heads without status lines are told apart by a repeated date.
+            // Heads without status lines are separated by a repeated date.
             if name == http::header::DATE && self.headers.contains_key(&name) {
                 self.end(out);
             }
@@ -89,7 +89,7 @@ impl Parser for Heads {
     }
 }
 
-/// Fills in what the headers of a response tell.
+/// Fills in the fields that the headers of a response have.
 pub(super) fn fill(record: &mut Record, headers: &HeaderMap) {
     record.date = date(headers).map(time);
     record.request_id = request_id(headers).map(str::to_owned);

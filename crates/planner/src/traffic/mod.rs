@@ -44,7 +44,7 @@ pub enum Outcome {
     Forbidden,
     /// Another 4xx: the request is wrong.
     Invalid,
-    /// The log does not tell.
+    /// The log does not have it.
     Unknown,
 }
 

@@ -51,8 +51,8 @@ impl SharedLimits {
         }
     }
 
-    /// Sets the configuration of the limiter. Its [`sharing`](LimiterConfig::sharing) is not used,
-    /// since Redis knows all use.
+    /// Sets the configuration of the limiter. Default: [`LimiterConfig::new`]. Its
+    /// [`sharing`](LimiterConfig::sharing) is not used, since Redis has all use.
     pub fn with_config(mut self, config: LimiterConfig) -> Self {
         self.config = config;
         self
@@ -88,8 +88,8 @@ impl From<Limits> for SharedLimits {
 /// A limiter whose limits several processes share through Redis.
 ///
 /// Each process queues and orders its own requests, as a [`LocalLimiter`] does. Redis has the
-/// levels. The first request of a queue asks Redis for its charge and for a share of the requests
-/// behind it, in one round trip, and Redis answers the time from which on they may be sent. So all
+/// levels. The first request of a queue charges its own cost and that of a share of the requests
+/// behind it, in one round trip, and Redis returns the time from which on they may be sent. So all
 /// processes together use the whole rate of the limits, and busy processes get equal shares.
 ///
 /// ```no_run

@@ -121,8 +121,8 @@ impl Work<'_> {
         }
     }
 
-    /// Returns the response to serve, which is also kept in memory. If there is none, or if it is to
-    /// be refreshed, this process makes the call, unless another one does.
+    /// Returns the response to serve, which is also kept in memory. If there is none, or if it is
+    /// to be refreshed, this process makes the call, unless another one does.
     async fn look_up(&self, lookup: &Lookup) -> Option<Entry> {
         let counters = &self.shared.counters;
         let hit = |entry: Entry| {
@@ -189,8 +189,8 @@ impl Work<'_> {
         saved
     }
 
-    /// Returns the time for which another process has the lock. `None` if this process has it, if it
-    /// needs none, or if Redis fails.
+    /// Returns the time for which another process has the lock. `None` if this process has it, if
+    /// it needs none, or if Redis fails.
     async fn locked_for(&self, lookup: &Lookup) -> Option<Duration> {
         let time = lookup.single_flight?.as_millis().to_string();
         let args = [&self.shared.token[..], time.as_bytes()];

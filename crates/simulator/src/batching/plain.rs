@@ -7,7 +7,7 @@ use super::load::{Call, Load, MINUTE, Tally, live_time};
 pub(super) enum Flush {
     /// This long after its first call.
     Window(f64),
-    /// When it has this many calls.
+    /// As soon as it has this many calls.
     Size(usize),
     /// Never: each call is an ordinary one.
     Never,

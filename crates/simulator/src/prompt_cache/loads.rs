@@ -34,8 +34,8 @@ pub(crate) const LOADS: [Load; 7] = [
 
 /// The requests of one fan-out.
 const FAN_OUT: usize = 24;
-/// The most tokens of its document. The first content of a longer one comes after the time for which
-/// the gate holds requests.
+/// The most tokens of its document. The first content of a longer one comes after the time for
+/// which the gate holds requests.
 const MOST_FAN_OUT: u64 = 40_000;
 /// The documents of the retrieval.
 const DOCUMENTS: usize = 400;

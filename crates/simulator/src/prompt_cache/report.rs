@@ -94,8 +94,8 @@ impl LoadResult {
             });
         };
         if kind == StrategyKind::OursWithGate {
-            // Cheaper reads make the bound smaller, and more stores the cost greater. These goals are
-            // for the usual price and one store.
+            // Cheaper reads make the bound smaller, and more stores the cost greater. These goals
+            // are for the usual price and one store.
             let goal = match self.load {
                 Load::Agents => Some(1.03),
                 Load::FanOut => Some(1.08),

@@ -1,5 +1,5 @@
-//! Conversations over three targets with unequal pools: the choice of the spread layer beside random,
-//! weighted, least busy and sticky ones.
+//! Conversations over three targets with unequal pools: the choice of the spread layer beside
+//! random, weighted, least busy and sticky ones.
 
 mod load;
 mod report;

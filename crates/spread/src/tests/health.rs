@@ -3,7 +3,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tower_claude_core::{Class, Kind, Reach};
 
-use crate::health::{Availability, HealthTable, Place};
+use crate::health::{Availability, HealthTable, ModelAtTarget};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -33,7 +33,7 @@ impl Probe {
     }
 
     fn fail_sent(&mut self, class: Class, sent: Instant) {
-        let place = Place {
+        let place = ModelAtTarget {
             target: 0,
             caller: 0,
             group: &self.group,
@@ -43,7 +43,7 @@ impl Probe {
     }
 
     fn succeed(&mut self, sent: Instant) {
-        let place = Place {
+        let place = ModelAtTarget {
             target: 0,
             caller: 0,
             group: &self.group,
@@ -57,7 +57,7 @@ impl Probe {
     }
 
     fn state_of(&self, model: &Arc<str>) -> Availability {
-        let place = Place {
+        let place = ModelAtTarget {
             target: 0,
             caller: 0,
             group: &self.group,
@@ -81,7 +81,7 @@ impl Probe {
     }
 
     fn probe(&mut self) -> u64 {
-        let place = Place {
+        let place = ModelAtTarget {
             target: 0,
             caller: 0,
             group: &self.group,

@@ -46,8 +46,8 @@
 //! - 429, 5xx, a timeout and an error of the client are tried again, after 1 s, 2 s and so on up to
 //!   60 s, or the longer `retry-after` of the response. Any other answer than 2xx is final.
 //! - An alert that is raised is sent once until it is resolved.
-//! - If the queue is full, new alerts are dropped and counted ([`WebhookSink::lost`]), with one line
-//!   of the log. Messages that are still queued when the sender is dropped are lost as well.
+//! - If the queue is full, new alerts are dropped and counted ([`WebhookSink::lost`]), with one
+//!   line of the log. Messages that are still queued when the sender is dropped are lost as well.
 
 mod message;
 mod secret;

@@ -29,8 +29,8 @@ use crate::{
     },
 };
 
-/// The tokens by which a limit of 1,000 may be exceeded. The rules promise half a bucket after a lost
-/// state and nothing else. The rest is for a machine that stops this test.
+/// The tokens by which a limit of 1,000 may be exceeded. The rules promise half a bucket after a
+/// lost state and nothing else. The rest is for a machine that stops this test.
 const SMALL: f64 = 100.0;
 const OUTAGE: f64 = 300.0;
 const STATE_LOST: f64 = 550.0;

@@ -132,8 +132,9 @@ pub(super) struct Report {
 pub(super) static LOAD: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// Loads two clients, with a fault after one second. Each client must admit in spite of it, and
-/// share again after it, and no window may exceed the limit by more than `most` tokens. The load is all of the limit, or half of it if the environment has
-/// `REDIS_LIMITER_LOAD=half`, so that each wait is due to the fault.
+/// share again after it, and no window may exceed the limit by more than `most` tokens. The load is
+/// all of the limit, or half of it if the environment has `REDIS_LIMITER_LOAD=half`, so that each
+/// wait is due to the fault.
 pub(super) async fn under_load(
     name: &str,
     limiters: &[RedisLimiter],

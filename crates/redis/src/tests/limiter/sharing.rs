@@ -187,9 +187,9 @@ async fn sixteen_processes_share_one_limit_equally() {
 }
 
 /// Six clients of one limit, each of which is replaced or crashes some three times. Their tasks
-/// cancel, try again, send nothing, and use less than was estimated, which they report late. A crash
-/// costs the block of the client, so that a short run uses less. It takes 5 s for 5,000 requests,
-/// and 250 s for the million that the environment may ask for.
+/// cancel, try again, send nothing, and use less than was estimated, which they report late. A
+/// crash costs the block of the client, so that a short run uses less. It takes 5 s for 5,000
+/// requests, and 250 s for the million that the environment may ask for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_crash_and_cancel_exceed_no_limit() {
     let _alone = LOAD.lock().await;

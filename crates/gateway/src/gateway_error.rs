@@ -11,7 +11,7 @@ use tower_claude::{core::REJECTED_BY, wire::ApiError};
 
 /// A request that the gateway answers with an error.
 #[derive(Debug)]
-pub(crate) struct Refusal {
+pub(crate) struct GatewayError {
     status: StatusCode,
     /// The `error.type`.
     kind: &'static str,
@@ -19,7 +19,7 @@ pub(crate) struct Refusal {
     retry_after: Option<Duration>,
 }
 
-impl Refusal {
+impl GatewayError {
     pub(crate) fn new(
         status: StatusCode,
         kind: &'static str,

@@ -5,9 +5,9 @@ use tower_claude_wire::{
     cloud::{Dialect, Target},
 };
 
-/// A platform with its dialect.
+/// The kind of a target: a platform with its dialect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum TargetKind {
     ClaudeApi,
     BedrockMessages,
     InvokeModel,
@@ -19,7 +19,7 @@ const BEDROCK_LIMIT: usize = 20 << 20;
 /// The greatest length of a body on Vertex. The documents say 30 MB.
 const VERTEX_LIMIT: usize = 30 << 20;
 
-impl Place {
+impl TargetKind {
     pub(super) fn of(target: &Target) -> Self {
         match (target.dialect(), target.platform()) {
             (Dialect::InvokeModel, _) => Self::InvokeModel,
