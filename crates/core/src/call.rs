@@ -30,7 +30,8 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(pub Instant);
 
-/// The longest time that the response to a request may take, for a caller that can wait for a batch.
+/// The longest time that the response to a request may take, for a caller that can wait for a
+/// batch.
 ///
 /// Insert it into the request's extensions. The batch layer of `tower-claude-batch` reads it. The
 /// cache does not let requests with different tolerances share a call.
@@ -415,7 +416,8 @@ impl Call {
         self.reroute.store(Reroute::to_u64(way), Ordering::Relaxed);
     }
 
-    /// Returns the state that a layer keeps for the call over all its attempts. Creates it at first.
+    /// Returns the state that a layer keeps for the call over all its attempts. Creates it at
+    /// first.
     ///
     /// There is one state of each type, so the type must be private to the layer. Two layers of the
     /// same kind share it.

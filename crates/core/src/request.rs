@@ -121,8 +121,8 @@ impl<'a> ScopeRef<'a> {
         })
     }
 
-    /// Returns the same as [`Scope::of_model`] for a request to this host, or `None` if the model is
-    /// not in the catalog.
+    /// Returns the same as [`Scope::of_model`] for a request to this host, or `None` if the model
+    /// is not in the catalog.
     #[must_use]
     pub fn of_model(request: &'a Request<RequestBody>, host: &'a str) -> Option<Self> {
         let path = ApiPath::parse(request.uri().path());
@@ -136,8 +136,8 @@ impl<'a> ScopeRef<'a> {
     }
 }
 
-/// Returns the quota that a request for this model draws on, at the target that it is marked for, or
-/// else where its URI leads.
+/// Returns the quota that a request for this model draws on, at the target that it is marked for,
+/// or else where its URI leads.
 #[inline]
 fn group<'m>(
     request: &Request<RequestBody>,

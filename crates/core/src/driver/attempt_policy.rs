@@ -132,8 +132,8 @@ pub trait AttemptPolicy {
     /// attempt. The call policies get the result in
     /// [`AttemptFailure::reroute`](super::AttemptFailure::reroute). With [`Reroute::AtOnce`] they
     /// send the request again without a wait, and also after a rejection that they would otherwise
-    /// pass on. A policy must therefore report it a limited number of times in a call, and keep what
-    /// it has tried in [`Call::state`].
+    /// pass on. A policy must therefore report it a limited number of times in a call, and keep
+    /// what it has tried in [`Call::state`].
     fn reroute(
         &self,
         attempt: &mut Self::Attempt,

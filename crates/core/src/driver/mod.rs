@@ -26,9 +26,9 @@
 //!    it in [`AttemptPolicy::on_response`], from the inner one to the outer one.
 //! 5. A success is held until its first content. After a failure, the attempt policies report the
 //!    way of another attempt in [`AttemptPolicy::reroute`], if they choose its target. The failure
-//!    then goes to [`CallPolicy::on_failure`], which may ask for another attempt. The failed response and all that the attempt holds are
-//!    dropped before the wait. What has arrived of its body is read before, so that the connection
-//!    stays usable.
+//!    then goes to [`CallPolicy::on_failure`], which may ask for another attempt. The failed
+//!    response and all that the attempt holds are dropped before the wait. What has arrived of its
+//!    body is read before, so that the connection stays usable.
 //! 6. The caller gets the response. Its body reports progress to the attempt policies and ends with
 //!    exactly one [`AttemptPolicy::on_end`].
 //!

@@ -107,7 +107,8 @@ pub(super) struct Report {
     usage: Usage,
     /// The properties of the present attempt that change its price, if there are prices for it.
     billing: Option<Billing>,
-    /// False if the present attempt asks for no output (`max_tokens: 0`), so that none is no refusal.
+    /// False if the present attempt asks for no output (`max_tokens: 0`), so that none is no
+    /// refusal.
     wants_output: bool,
     /// A subscriber gets the spans of this call.
     has_spans: bool,
