@@ -96,9 +96,10 @@ pub(crate) fn string_end(json: &[u8], from: usize) -> Option<usize> {
     }
 }
 
-/// Returns the same as [`string_end`] for a string without a quote before `at`.
+/// Returns the same as [`string_end`] for a string without a quote before `at`, which is probably
+/// long.
 #[inline(never)]
-fn long_string_end(json: &[u8], from: usize, mut at: usize) -> Option<usize> {
+pub(crate) fn long_string_end(json: &[u8], from: usize, mut at: usize) -> Option<usize> {
     loop {
         let quote = at + memchr(b'"', json.get(at..)?)?;
         at = quote + 1;
