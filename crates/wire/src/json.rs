@@ -13,8 +13,8 @@ use memchr::memchr;
 use self::number::digits;
 pub(crate) use self::number::{integer, whole_number};
 pub(crate) use self::skip::{
-    StringVisitor, find_byte, long_string_end, nested_end, skip_space, string_end, value_end,
-    value_end_visiting,
+    StringVisitor, escape_and_end, find_byte, long_string_end, nested_end, skip_space, string_end,
+    value_end, value_end_visiting,
 };
 
 /// Error for text that is cut short, is not an object, or has a key that is not a JSON string.
@@ -184,6 +184,37 @@ impl<'a> Object<'a> {
             self.pass(end);
         }
         end.is_some()
+    }
+
+    /// Like [`skip_string`](Self::skip_string), and returns the positions of the string's first byte,
+    /// first escape and closing quote. That of the escape is that of the quote if there is none.
+    #[inline(always)]
+    pub(crate) fn skip_text(&mut self, start: &[u8]) -> Option<[usize; 3]> {
+        if !self.upcoming().starts_with(start) {
+            return None;
+        }
+        let from = self.upcoming_at() + start.len();
+        let (escape, end) = escape_and_end(self.json, from)?;
+        self.pass(end);
+        Some([from, escape, end - 1])
+    }
+
+    /// Steps over this member and returns its value, if the [upcoming](Self::upcoming) text begins
+    /// with `start`, which is a key, its colon and a bracket. Shows the strings inside the value to
+    /// `visitor`.
+    #[inline(always)]
+    pub(crate) fn skip_array(
+        &mut self,
+        start: &[u8],
+        visitor: &mut impl StringVisitor,
+    ) -> Option<&'a [u8]> {
+        if !self.upcoming().starts_with(start) {
+            return None;
+        }
+        let from = self.upcoming_at() + start.len();
+        let end = nested_end(self.json, from, visitor)?;
+        self.pass(end);
+        Some(&self.json[from - 1..end])
     }
 
     /// Returns the object that is the value of the next member if the
