@@ -436,7 +436,7 @@ fn thinking_tokens(object: &mut Object<'_>) -> Option<Option<u64>> {
 }
 
 /// The tokens written to the cache, by their lifetime.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct CreatedTokens {
     five_minutes: Option<u64>,
     hour: Option<u64>,
