@@ -2,6 +2,7 @@
 //!
 //! Only the balance of quotes and brackets is checked: the API decides which JSON it accepts.
 
+mod number;
 mod skip;
 
 use std::borrow::Cow;
@@ -9,8 +10,11 @@ use std::fmt;
 
 use memchr::memchr;
 
+use self::number::digits;
+pub(crate) use self::number::{integer, whole_number};
 pub(crate) use self::skip::{
-    StringVisitor, find_byte, nested_end, skip_space, string_end, value_end, value_end_visiting,
+    StringVisitor, escape_and_end, find_byte, long_string_end, nested_end, skip_space, string_end,
+    value_end, value_end_visiting,
 };
 
 /// Error for text that is cut short, is not an object, or has a key that is not a JSON string.
@@ -72,7 +76,8 @@ impl Member<'_> {
 pub(crate) struct Object<'a> {
     json: &'a [u8],
     at: usize,
-    first: bool,
+    /// The byte at `at` if another member follows: a brace before the first member, then a comma.
+    separator: u8,
     /// Other text may follow after the end of the object.
     nested: bool,
 }
@@ -84,7 +89,7 @@ impl<'a> Object<'a> {
         Some(Self {
             json,
             at,
-            first: true,
+            separator: b'{',
             nested: false,
         })
     }
@@ -94,7 +99,7 @@ impl<'a> Object<'a> {
         Self {
             json,
             at,
-            first: false,
+            separator: b',',
             nested: false,
         }
     }
@@ -121,20 +126,20 @@ impl<'a> Object<'a> {
     /// pass over the value is saved that way.
     pub(crate) fn enter(&self) -> Option<Self> {
         self.value_begins_with(b'{')
-            .then(|| Self::nested(self.json, self.at + 1))
+            .then(|| Self::nested(self.json, self.at))
     }
 
     /// Continues after the end of this object.
     pub(crate) const fn leave(&mut self, inner: &Self) {
-        self.at = inner.at;
+        self.pass(inner.at);
     }
 
-    /// Starts at the first member of an object that other text may follow.
+    /// Starts at the `{` at this position. Other text may follow the object.
     pub(crate) const fn nested(json: &'a [u8], at: usize) -> Self {
         Self {
             json,
             at,
-            first: true,
+            separator: b'{',
             nested: true,
         }
     }
@@ -144,10 +149,15 @@ impl<'a> Object<'a> {
     #[inline(always)]
     pub(crate) fn upcoming(&self) -> &'a [u8] {
         match self.json.get(self.at..) {
-            Some([b',', text @ ..]) if !self.first => text,
-            Some(text) if self.first => text,
+            Some([byte, text @ ..]) if *byte == self.separator => text,
             _ => b"",
         }
+    }
+
+    /// Returns the position of the [upcoming](Self::upcoming) text, unless that is empty.
+    #[inline(always)]
+    pub(crate) const fn upcoming_at(&self) -> usize {
+        self.at + 1
     }
 
     /// Steps over this member if the [upcoming](Self::upcoming) text begins with it. Members that
@@ -157,8 +167,7 @@ impl<'a> Object<'a> {
     pub(crate) fn skip(&mut self, member: &[u8]) -> bool {
         let is_next = self.upcoming().starts_with(member);
         if is_next {
-            self.at = self.upcoming_at() + member.len();
-            self.first = false;
+            self.pass(self.upcoming_at() + member.len());
         }
         is_next
     }
@@ -172,24 +181,83 @@ impl<'a> Object<'a> {
         }
         let end = string_end(self.json, self.upcoming_at() + start.len());
         if let Some(end) = end {
-            self.at = end;
-            self.first = false;
+            self.pass(end);
         }
         end.is_some()
     }
 
-    /// Returns the position of the [upcoming](Self::upcoming) text, unless that is empty.
+    /// Like [`skip_string`](Self::skip_string), and returns the positions of the string's first byte,
+    /// first escape and closing quote. That of the escape is that of the quote if there is none.
     #[inline(always)]
-    pub(crate) const fn upcoming_at(&self) -> usize {
-        self.at + !self.first as usize
+    pub(crate) fn skip_text(&mut self, start: &[u8]) -> Option<[usize; 3]> {
+        if !self.upcoming().starts_with(start) {
+            return None;
+        }
+        let from = self.upcoming_at() + start.len();
+        let (escape, end) = escape_and_end(self.json, from)?;
+        self.pass(end);
+        Some([from, escape, end - 1])
+    }
+
+    /// Steps over this member and returns its value, if the [upcoming](Self::upcoming) text begins
+    /// with `start`, which is a key, its colon and a bracket. Shows the strings inside the value to
+    /// `visitor`.
+    #[inline(always)]
+    pub(crate) fn skip_array(
+        &mut self,
+        start: &[u8],
+        visitor: &mut impl StringVisitor,
+    ) -> Option<&'a [u8]> {
+        if !self.upcoming().starts_with(start) {
+            return None;
+        }
+        let from = self.upcoming_at() + start.len();
+        let end = nested_end(self.json, from, visitor)?;
+        self.pass(end);
+        Some(&self.json[from - 1..end])
+    }
+
+    /// Returns the object that is the value of the next member if the
+    /// [upcoming](Self::upcoming) text begins with `start`, which is a key, its colon and a brace.
+    /// See [`enter`](Self::enter).
+    #[inline(always)]
+    pub(crate) fn enter_upcoming(&self, start: &[u8]) -> Option<Self> {
+        let is_next = self.upcoming().starts_with(start);
+        is_next.then(|| Self::nested(self.json, self.upcoming_at() + start.len() - 1))
+    }
+
+    /// Steps over this member and returns its value, if the [upcoming](Self::upcoming) text begins
+    /// with `start`, which is a key and its colon, and the value is written in digits only, at most
+    /// 18.
+    #[inline(always)]
+    pub(crate) fn skip_digits(&mut self, start: &[u8]) -> Option<u64> {
+        let text = self.upcoming().strip_prefix(start)?;
+        let (number, length) = digits(text)?;
+        self.pass(self.upcoming_at() + start.len() + length);
+        Some(number)
+    }
+
+    /// Like [`skip_digits`](Self::skip_digits) for an object with a single member. `start` is the
+    /// key and the colon of the object, its brace, and those of its member.
+    #[inline(always)]
+    pub(crate) fn skip_nested_digits(&mut self, start: &[u8]) -> Option<u64> {
+        let text = self.upcoming().strip_prefix(start)?;
+        let (number, length) = digits(text)?;
+        if text[length] != b'}' {
+            return None;
+        }
+        self.pass(self.upcoming_at() + start.len() + length + 1);
+        Some(number)
     }
 
     /// Continues after the value of a key, which ends here and was read by the caller.
+    #[inline(always)]
     pub(crate) const fn pass(&mut self, end: usize) {
         self.at = end;
+        self.separator = b',';
     }
 
-    /// Returns the position of the next key, or of the value after [`Object::key`].
+    /// Returns the position of the value after [`Object::key`], or after the end of the object.
     pub(crate) const fn at(&self) -> usize {
         self.at
     }
@@ -205,18 +273,20 @@ impl<'a> Object<'a> {
         let json = self.json;
         // Machines write no space.
         let at = match json.get(self.at..)? {
-            [b',', b'"', ..] if !self.first => self.at + 1,
-            [b'"', ..] if self.first => self.at,
-            _ => match separator(json, self.at, b'}', self.first)? {
-                Next::Item(at) if json.get(at) == Some(&b'"') => at,
-                Next::Item(_) => return None,
-                Next::End(at) => {
-                    self.at = at;
-                    return (self.nested || skip_space(json, at) == json.len()).then_some(None);
+            [byte, b'"', ..] if *byte == self.separator => self.at + 1,
+            _ => {
+                let first = self.separator == b'{';
+                match separator(json, self.at + usize::from(first), b'}', first)? {
+                    Next::Item(at) if json.get(at) == Some(&b'"') => at,
+                    Next::Item(_) => return None,
+                    Next::End(at) => {
+                        self.at = at;
+                        return (self.nested || skip_space(json, at) == json.len()).then_some(None);
+                    }
                 }
-            },
+            }
         };
-        self.first = false;
+        self.separator = b',';
         let end = string_end(json, at + 1)?;
         self.at = match json.get(end..)? {
             [b':', next, ..] if *next > b' ' => end + 1,
@@ -229,29 +299,6 @@ impl<'a> Object<'a> {
             }
         };
         Some(Some(&json[at + 1..end - 1]))
-    }
-
-    /// Returns the value after the first `length` bytes of the [upcoming](Self::upcoming) text, and
-    /// steps over it, if it is written in digits only, at most 18.
-    #[inline]
-    pub(crate) fn digits_after(&mut self, length: usize) -> Option<u64> {
-        let (number, end) = digits(self.json, self.upcoming_at() + length)?;
-        self.at = end;
-        self.first = false;
-        Some(number)
-    }
-
-    /// Returns the same as [`digits_after`](Self::digits_after) for the only member of an object,
-    /// and steps over the object.
-    #[inline]
-    pub(crate) fn last_digits_after(&mut self, length: usize) -> Option<u64> {
-        let (number, end) = digits(self.json, self.upcoming_at() + length)?;
-        if self.json[end] != b'}' {
-            return None;
-        }
-        self.at = end + 1;
-        self.first = false;
-        Some(number)
     }
 
     /// Steps over the value of a key.
@@ -282,7 +329,7 @@ impl<'a> Elements<'a> {
     /// Starts at the `[`. `None` if the text is not an array.
     #[must_use]
     pub fn open(json: &'a [u8]) -> Option<Self> {
-        let at = open(json, b'[')?;
+        let at = open(json, b'[')? + 1;
         Some(Self {
             json,
             at,
@@ -371,64 +418,16 @@ pub fn json_text(value: &[u8]) -> Option<Cow<'_, str>> {
     std::str::from_utf8(inner).ok().map(Cow::Borrowed)
 }
 
-/// Parses the digits from `from` on, at most 18, up to a comma or a closing brace. Returns the
-/// number and the position after it.
-#[inline]
-fn digits(json: &[u8], from: usize) -> Option<(u64, usize)> {
-    let mut sum = 0;
-    for (length, byte) in json.get(from..)?.iter().enumerate().take(19) {
-        match (byte, digit(*byte)) {
-            (_, Some(digit)) => sum = sum * 10 + digit,
-            (b',' | b'}', None) if length > 0 => return Some((sum, from + length)),
-            _ => return None,
-        }
-    }
-    None
-}
-
-/// Parses a non-negative integer of 64 bits: digits and nothing else, at least one.
-pub(crate) fn integer(value: &[u8]) -> Option<u64> {
-    // Nineteen digits always fit, so the usual number needs no checked arithmetic.
-    let (head, tail) = value.split_at(value.len().min(19));
-    let mut sum = 0;
-    for byte in head {
-        sum = sum * 10 + digit(*byte)?;
-    }
-    let add = |sum: u64, byte: &u8| sum.checked_mul(10)?.checked_add(digit(*byte)?);
-    tail.iter().try_fold(sum, add).filter(|_| !value.is_empty())
-}
-
-/// Parses a non-negative whole number in any notation of JSON: `2700`, `2700.0` or `2.7e3`.
-pub(crate) fn whole_number(value: &[u8]) -> Option<u64> {
-    integer(value).or_else(|| decimal(value))
-}
-
-#[cold]
-fn decimal(value: &[u8]) -> Option<u64> {
-    /// Up to here, every whole number has an exact `f64`.
-    const EXACT: f64 = (1_u64 << 53) as f64;
-    // Rust's parser also accepts signs, `inf` and `nan`.
-    if !value.first().is_some_and(u8::is_ascii_digit) {
-        return None;
-    }
-    let number: f64 = std::str::from_utf8(value).ok()?.parse().ok()?;
-    (number <= EXACT && number.fract() == 0.0).then_some(number as u64)
-}
-
-fn digit(byte: u8) -> Option<u64> {
-    let digit = byte.wrapping_sub(b'0');
-    (digit <= 9).then_some(u64::from(digit))
-}
-
 /// Position of the next item, or after the closing bracket.
 enum Next {
     Item(usize),
     End(usize),
 }
 
+/// Returns the position of the bracket with which the text begins.
 fn open(json: &[u8], bracket: u8) -> Option<usize> {
     let at = skip_space(json, 0);
-    (json.get(at) == Some(&bracket)).then_some(at + 1)
+    (json.get(at) == Some(&bracket)).then_some(at)
 }
 
 /// Steps over the comma before an item, or over the closing bracket.
@@ -442,42 +441,4 @@ fn separator(json: &[u8], at: usize, close: u8, first: bool) -> Option<Next> {
         return Some(Next::Item(at));
     }
     (byte == b',').then(|| Next::Item(skip_space(json, at + 1)))
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::{integer, whole_number};
-
-    #[test]
-    fn whole_number_in_any_notation_is_parsed() {
-        for (text, number) in [
-            ("0", 0),
-            ("2700", 2_700),
-            ("2700.0", 2_700),
-            ("2.7e3", 2_700),
-            ("27E+2", 2_700),
-            ("27000e-1", 2_700),
-            ("9007199254740992.0", 1 << 53),
-        ] {
-            assert_eq!(whole_number(text.as_bytes()), Some(number), "{text}");
-        }
-        for text in [
-            "", "-1", "-0.5", "1.5", "1e99", "1e999", "null", "\"3\"", "inf", "nan", "+1", ".5",
-            "1 2", "{}",
-        ] {
-            assert_eq!(whole_number(text.as_bytes()), None, "{text}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn integer_of_any_text_is_parsed_as_by_the_standard_library(
-            text in prop_oneof![any::<u64>().prop_map(|number| number.to_string()), "[0-9]{0,24}", "[0-9+. -]{0,6}", any::<String>()],
-        ) {
-            let expected = text.parse::<u64>().ok().filter(|_| !text.starts_with('+'));
-            prop_assert_eq!(integer(text.as_bytes()), expected);
-        }
-    }
 }

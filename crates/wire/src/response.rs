@@ -3,7 +3,9 @@
 use memchr::memchr;
 
 use crate::error::ApiError;
-use crate::json::{Object, json_text, nested_end, skip_space, string_end, value_end, whole_number};
+use crate::json::{
+    Object, json_text, long_string_end, nested_end, skip_space, value_end, whole_number,
+};
 use crate::sse::BOM;
 use crate::usage::Usage;
 
@@ -30,13 +32,13 @@ pub enum JsonResponse {
     Other,
 }
 
-/// The members of a message before its content, as the API writes them. The values of the first two
-/// vary.
+/// The members of a message before its content, as the API writes them. The model comes first or
+/// last.
 const ID: &[u8] = b"\"id\":\"";
 const MODEL: &[u8] = b"\"model\":\"";
 const MESSAGE: &[u8] = b"\"type\":\"message\"";
 const ROLE: &[u8] = b"\"role\":\"assistant\"";
-const CONTENT: &[u8] = b"\"content\":";
+const CONTENT: &[u8] = b"\"content\":[";
 
 impl JsonResponse {
     /// Reads the members until the content is certain. The content of a message is not read, so
@@ -89,16 +91,15 @@ impl JsonResponse {
         let (mut is_message, mut is_other_type, mut has_facts) = (false, false, false);
         if let Some(mut object) = Object::open(body) {
             loop {
+                has_facts |= object.skip_string(MODEL);
                 object.skip_string(ID);
                 if object.skip(MESSAGE) {
                     (is_error, is_message, is_other_type) = (false, true, false);
                 }
                 object.skip(ROLE);
                 has_facts |= object.skip_string(MODEL);
-                if let Some([b'[', ..]) = object.upcoming().strip_prefix(CONTENT)
-                    && !is_other_type
-                {
-                    return Ok(object.upcoming_at() + CONTENT.len());
+                if !is_other_type && object.upcoming().starts_with(CONTENT) {
+                    return Ok(object.upcoming_at() + CONTENT.len() - 1);
                 }
                 let Some(Some(key)) = object.key() else {
                     break;
@@ -155,7 +156,9 @@ fn content_end(body: &[u8], at: usize) -> Option<usize> {
     if !body[at..].starts_with(TEXT) {
         return value_end(body, at);
     }
-    let text = string_end(body, at + TEXT.len())?;
+    let from = at + TEXT.len();
+    // Few answers are short.
+    let text = long_string_end(body, from, from)?;
     if body[text..].starts_with(b"}]") {
         return Some(text + 2);
     }

@@ -132,7 +132,8 @@ impl StringFindings {
     #[inline]
     fn measure(&mut self, json: &[u8], from: usize, escape: usize, to: usize) {
         if to - from >= MIN_DATA
-            && let Some(surplus) = surplus_of_data(json, from, to)
+            && let Some(before) = before_key(json, from, b"\"data\"")
+            && let Some(surplus) = surplus_of_data(json, before, from, to)
         {
             self.media = true;
             self.surplus += surplus as i64;
@@ -176,6 +177,23 @@ impl StringVisitor for StringFindings {
             }
             _ => {}
         }
+    }
+
+    #[inline]
+    fn opening(&mut self, text: &[u8]) -> usize {
+        const USER: &[u8] = br#""role":"user","content":"#;
+        const ASSISTANT: &[u8] = br#""role":"assistant","content":"#;
+        const TEXT: &[u8] = br#""type":"text","text":"#;
+        let (length, frame) = match text.get(1) {
+            Some(b'r') if text.starts_with(USER) => (USER.len(), MESSAGE_FRAME),
+            Some(b'r') if text.starts_with(ASSISTANT) => (ASSISTANT.len(), MESSAGE_FRAME),
+            Some(b't') if text.starts_with(TEXT) => (TEXT.len(), TEXT_FRAME),
+            _ => return 0,
+        };
+        self.surplus += frame;
+        // Three of the four strings of the frame. The marks of the last one are added by its visit.
+        self.marks -= QUOTES;
+        length
     }
 
     #[inline]
@@ -254,9 +272,8 @@ fn utf8_length(digits: &[u8]) -> usize {
 }
 
 /// Returns the bytes of the string `json[from..to]` that are no text, or `None` if it is not the
-/// base64 data of a source.
-fn surplus_of_data(json: &[u8], from: usize, to: usize) -> Option<usize> {
-    let before = before_key(json, from, b"\"data\"")?;
+/// base64 data of a source. `before` is the JSON before its key.
+fn surplus_of_data(json: &[u8], before: &[u8], from: usize, to: usize) -> Option<usize> {
     let before = &before[before.len().saturating_sub(NEAR)..];
     let after = &json[to..json.len().min(to + NEAR)];
     // The search ends at the braces: the object beside a text may be an image.

@@ -1,9 +1,12 @@
 //! Token usage of a message.
 
+mod service;
+
 use std::borrow::Cow;
 
 use memchr::memrchr;
 
+pub use self::service::{ServiceTier, Speed};
 use crate::json::{Elements, Object, find, json_text, whole_number};
 
 /// Token counts of a [message](https://docs.claude.com/en/api/messages). Each may be absent or
@@ -63,55 +66,6 @@ pub struct Iteration {
     pub usage: Usage,
 }
 
-/// The speed at which a request ran.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Speed {
-    /// The usual one.
-    Standard,
-    /// Fast mode.
-    Fast,
-    /// A speed that this version does not know.
-    Other,
-}
-
-impl Speed {
-    fn read(value: &[u8]) -> Option<Self> {
-        match value {
-            b"\"standard\"" => Some(Self::Standard),
-            b"\"fast\"" => Some(Self::Fast),
-            [b'"', ..] => Some(Self::Other),
-            _ => None,
-        }
-    }
-}
-
-/// The service tier that served a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ServiceTier {
-    /// The usual one.
-    Standard,
-    /// Priority Tier, with a contract.
-    Priority,
-    /// A batch.
-    Batch,
-    /// A tier that this version does not know.
-    Other,
-}
-
-impl ServiceTier {
-    fn read(value: &[u8]) -> Option<Self> {
-        match value {
-            b"\"standard\"" => Some(Self::Standard),
-            b"\"priority\"" => Some(Self::Priority),
-            b"\"batch\"" => Some(Self::Batch),
-            [b'"', ..] => Some(Self::Other),
-            _ => None,
-        }
-    }
-}
-
 impl Usage {
     /// Reads the usage of a complete JSON message. The content is not parsed.
     ///
@@ -143,26 +97,37 @@ impl Usage {
     /// time. Of duplicate keys the last one wins. `None` if the message or a usage is damaged.
     fn walk(mut object: Object<'_>, usage: &mut Option<Self>) -> Option<()> {
         /// The members between the content and the usage of most messages.
-        const STOP_REASON: &[u8] = b"\"stop_reason\":\"end_turn\"";
+        const END_TURN: &[u8] = b"\"stop_reason\":\"end_turn\"";
+        const STOP_REASON: &[u8] = b"\"stop_reason\":\"";
         const STOP_SEQUENCE: &[u8] = b"\"stop_sequence\":null";
         loop {
-            object.skip(STOP_REASON);
-            object.skip(STOP_SEQUENCE);
-            let Some(key) = object.key()? else {
-                return Some(());
+            if object.upcoming().get(1) == Some(&b's') {
+                if !object.skip(END_TURN) {
+                    object.skip_string(STOP_REASON);
+                }
+                object.skip(STOP_SEQUENCE);
+            }
+            let upcoming = object.enter_upcoming(b"\"usage\":{");
+            let mut inner = if let Some(inner) = upcoming {
+                inner
+            } else {
+                let Some(key) = object.key()? else {
+                    return Some(());
+                };
+                match object.enter() {
+                    Some(inner) if key == b"usage" => inner,
+                    _ => {
+                        let member = object.value(key, &mut ())?;
+                        if member.is(b"usage") {
+                            *usage = Self::from_usage_object(member.value);
+                        }
+                        continue;
+                    }
+                }
             };
-            if key == b"usage"
-                && let Some(mut inner) = object.enter()
-            {
-                let usage = usage.insert(Self::default());
-                usage.read_members(&mut inner, true)?;
-                object.leave(&inner);
-                continue;
-            }
-            let member = object.value(key, &mut ())?;
-            if member.is(b"usage") {
-                *usage = Self::from_usage_object(member.value);
-            }
+            let usage = usage.insert(Self::default());
+            usage.read_members(&mut inner, true)?;
+            object.leave(&inner);
         }
     }
 
@@ -181,55 +146,21 @@ impl Usage {
 
     /// Reads the members of an object into the default value. `None` if it is damaged.
     fn read_members(&mut self, object: &mut Object<'_>, with_iterations: bool) -> Option<()> {
-        /// Members of most usages.
-        const NO_CREATION: &[u8] = b"\"cache_creation\":{\"ephemeral_5m_input_tokens\":0,\
-            \"ephemeral_1h_input_tokens\":0}";
-        const SERVICE_TIER: &[u8] = b"\"service_tier\":\"standard\"";
-        const SPEED: &[u8] = b"\"speed\":\"standard\"";
-        const GEO: &[u8] = b"\"inference_geo\":\"global\"";
-        const NO_TOOL: &[u8] =
-            b"\"server_tool_use\":{\"web_search_requests\":0,\"web_fetch_requests\":0}";
-        const THINKING: &[u8] = b"\"output_tokens_details\":{\"thinking_tokens\":";
         loop {
-            let text = object.upcoming();
-            if let Some((count, length)) = self.upcoming_count(text)
-                && let Some(number) = object.digits_after(length)
-            {
-                *count = plausible(number);
-                continue;
-            }
-            match text.get(1) {
-                Some(b's') if object.skip(SERVICE_TIER) => {
-                    self.service_tier = Some(ServiceTier::Standard);
-                    continue;
-                }
-                Some(b'i') if object.skip(GEO) => {
-                    self.us_inference = Some(false);
-                    continue;
-                }
-                Some(b's') if object.skip(SPEED) => {
-                    self.speed = Some(Speed::Standard);
-                    continue;
-                }
-                Some(b's') if object.skip(NO_TOOL) => {
-                    self.web_search_requests = Some(0);
-                    continue;
-                }
-                Some(b'c') if object.skip(NO_CREATION) => {
-                    self.cache_creation_1h_input_tokens = Some(0);
-                    continue;
-                }
-                Some(b'o') if text.starts_with(THINKING) => {
-                    if let Some(number) = object.last_digits_after(THINKING.len()) {
-                        self.thinking_tokens = plausible(number);
-                        continue;
-                    }
-                }
-                _ => {}
+            if object.upcoming().starts_with(b"\"") {
+                self.read_usual(object);
             }
             let Some(key) = object.key()? else {
                 return Some(());
             };
+            if key == b"cache_creation"
+                && let Some(mut inner) = object.enter()
+                && let Some(created) = created_tokens(&mut inner)
+            {
+                self.take_created(created);
+                object.leave(&inner);
+                continue;
+            }
             if key == b"output_tokens_details"
                 && let Some(mut inner) = object.enter()
                 && let Some(tokens) = thinking_tokens(&mut inner)
@@ -248,22 +179,44 @@ impl Usage {
         }
     }
 
-    /// Returns the count whose key begins the text, and the length of the key. Most members are
-    /// counts, and this saves the search for the end of the key.
+    /// Reads the members of most usages that come next, in the order of the API.
     #[inline(always)]
-    fn upcoming_count(&mut self, text: &[u8]) -> Option<(&mut Option<u64>, usize)> {
+    fn read_usual(&mut self, object: &mut Object<'_>) {
         const INPUT: &[u8] = b"\"input_tokens\":";
         const CREATION: &[u8] = b"\"cache_creation_input_tokens\":";
         const READ: &[u8] = b"\"cache_read_input_tokens\":";
+        const NO_CREATION: &[u8] = b"\"cache_creation\":{\"ephemeral_5m_input_tokens\":0,\
+            \"ephemeral_1h_input_tokens\":0}";
         const OUTPUT: &[u8] = b"\"output_tokens\":";
-        let (count, key) = match text.get(1)? {
-            b'i' => (&mut self.input_tokens, INPUT),
-            b'o' => (&mut self.output_tokens, OUTPUT),
-            b'c' if text.starts_with(READ) => (&mut self.cache_read_input_tokens, READ),
-            b'c' => (&mut self.cache_creation_input_tokens, CREATION),
-            _ => return None,
-        };
-        text.starts_with(key).then_some((count, key.len()))
+        const THINKING: &[u8] = b"\"output_tokens_details\":{\"thinking_tokens\":";
+        const NO_TOOL: &[u8] =
+            b"\"server_tool_use\":{\"web_search_requests\":0,\"web_fetch_requests\":0}";
+        skip_count(object, INPUT, &mut self.input_tokens);
+        skip_count(object, CREATION, &mut self.cache_creation_input_tokens);
+        skip_count(object, READ, &mut self.cache_read_input_tokens);
+        if object.skip(NO_CREATION) {
+            self.cache_creation_1h_input_tokens = Some(0);
+        }
+        skip_count(object, OUTPUT, &mut self.output_tokens);
+        if let Some(number) = object.skip_nested_digits(THINKING) {
+            self.thinking_tokens = plausible(number);
+        }
+        if object.skip(b"\"service_tier\":\"standard\"") {
+            self.service_tier = Some(ServiceTier::Standard);
+        }
+        if object.skip(b"\"inference_geo\":\"global\"") {
+            self.us_inference = Some(false);
+        }
+        if object.skip(NO_TOOL) {
+            self.web_search_requests = Some(0);
+        }
+        if object.skip(b"\"speed\":\"standard\"") {
+            self.speed = Some(Speed::Standard);
+        }
+        // In another order.
+        while object.skip(NO_CREATION) {
+            self.cache_creation_1h_input_tokens = Some(0);
+        }
     }
 
     /// Stores the value of a known key. Returns false for any other key.
@@ -279,7 +232,11 @@ impl Usage {
                 self.thinking_tokens = inner.and_then(|mut inner| thinking_tokens(&mut inner)?);
             }
             b"iterations" if with_iterations => self.take_iterations(value),
-            b"cache_creation" => self.take_creation(value),
+            b"cache_creation" => {
+                let inner = Object::open(value);
+                let created = inner.and_then(|mut inner| created_tokens(&mut inner));
+                self.take_created(created.unwrap_or_default());
+            }
             b"server_tool_use" => {
                 self.web_search_requests = find(value, b"web_search_requests").and_then(count);
             }
@@ -295,13 +252,10 @@ impl Usage {
     }
 
     /// Stores the split of the cache writes by their lifetime.
-    #[cold]
-    fn take_creation(&mut self, json: &[u8]) {
-        let of = |key| find(json, key).and_then(count);
-        let hour = of(b"ephemeral_1h_input_tokens");
-        self.cache_creation_1h_input_tokens = hour;
+    fn take_created(&mut self, created: CreatedTokens) {
+        self.cache_creation_1h_input_tokens = created.hour;
         if self.cache_creation_input_tokens.is_none() {
-            self.cache_creation_input_tokens = add(hour, of(b"ephemeral_5m_input_tokens"));
+            self.cache_creation_input_tokens = add(created.hour, created.five_minutes);
         }
     }
 
@@ -421,7 +375,7 @@ fn usage_from_end(body: &[u8]) -> Option<Usage> {
         let brace = from + memrchr(b'{', &body[from..end])?;
         let key = brace.checked_sub(KEY.len())?;
         if body[key..brace] == *KEY && matches!(body[key.checked_sub(1)?], b',' | b'{') {
-            let mut object = Object::nested(body, brace + 1);
+            let mut object = Object::nested(body, brace);
             let mut usage = Usage::default();
             usage.read_members(&mut object, true)?;
             let mut rest = Object::resume(body, object.at());
@@ -453,6 +407,15 @@ fn count(value: &[u8]) -> Option<u64> {
     whole_number(value).and_then(plausible)
 }
 
+/// Reads the next member if its text begins with `key`, which has a colon. See
+/// [`Object::skip_digits`].
+#[inline(always)]
+fn skip_count(object: &mut Object<'_>, key: &[u8], count: &mut Option<u64>) {
+    if let Some(number) = object.skip_digits(key) {
+        *count = plausible(number);
+    }
+}
+
 /// Returns the count of tokens, or `None` if it is absurd.
 fn plausible(count: u64) -> Option<u64> {
     (count < LEAST_ABSURD).then_some(count)
@@ -463,15 +426,37 @@ fn thinking_tokens(object: &mut Object<'_>) -> Option<Option<u64>> {
     const KEY: &[u8] = b"\"thinking_tokens\":";
     let mut tokens = None;
     loop {
-        if object.upcoming().starts_with(KEY)
-            && let Some(number) = object.digits_after(KEY.len())
-        {
-            tokens = plausible(number);
-        }
+        skip_count(object, KEY, &mut tokens);
         match object.next().ok()? {
             Some(member) if member.is(b"thinking_tokens") => tokens = count(member.value),
             Some(_) => {}
             None => return Some(tokens),
+        }
+    }
+}
+
+/// The tokens written to the cache, by their lifetime.
+#[derive(Clone, Copy, Default)]
+struct CreatedTokens {
+    five_minutes: Option<u64>,
+    hour: Option<u64>,
+}
+
+/// Reads the members of `cache_creation`. `None` if the object is damaged.
+fn created_tokens(object: &mut Object<'_>) -> Option<CreatedTokens> {
+    const FIVE_MINUTES: &[u8] = b"\"ephemeral_5m_input_tokens\":";
+    const HOUR: &[u8] = b"\"ephemeral_1h_input_tokens\":";
+    let mut created = CreatedTokens::default();
+    loop {
+        skip_count(object, FIVE_MINUTES, &mut created.five_minutes);
+        skip_count(object, HOUR, &mut created.hour);
+        let Some(member) = object.next().ok()? else {
+            return Some(created);
+        };
+        if member.is(b"ephemeral_5m_input_tokens") {
+            created.five_minutes = count(member.value);
+        } else if member.is(b"ephemeral_1h_input_tokens") {
+            created.hour = count(member.value);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Estimate of the text in a prompt.
 
 use proptest::prelude::*;
-use tower_claude_wire::{Peek, text_bytes};
+use tower_claude_wire::{Peek, Tokenizer, text_bytes};
 
 /// Returns a source with `length` bytes of data that start with `begin`.
 fn source(begin: &str, length: usize) -> String {
@@ -133,6 +133,31 @@ proptest! {
         let pretty = serde_json::to_string_pretty(&value).expect("a value");
         prop_assert_eq!(text(&pretty), text(&value.to_string()));
         prop_assert_eq!(text(&value.to_string()), value.to_string().len() as u64);
+    }
+
+    /// The usual beginnings of messages and text blocks are read as a whole.
+    #[test]
+    fn conversation_counts_the_same_tight_and_spaced(
+        turns in prop::collection::vec((any::<bool>(), any::<bool>(), "[a-z\"\n]{0,40}"), 1..8),
+        space in prop::sample::select(vec![" ", "\t", "\n    ", "\n              "]),
+    ) {
+        let count = |space: &str| {
+            let turns = turns.iter().map(|(is_user, has_block, text)| {
+                let role = if *is_user { "user" } else { "assistant" };
+                let text = serde_json::Value::from(text.as_str());
+                let content = match has_block {
+                    true => format!(r#"[{{"type":{space}"text","text":{text}}}]"#),
+                    false => text.to_string(),
+                };
+                format!(r#"{{"role":{space}"{role}","content":{content}}}"#)
+            });
+            let turns = turns.collect::<Vec<_>>().join(",");
+            let body = format!(r#"{{"messages":[{turns}]}}"#);
+            let peek = Peek::parse(body.as_bytes()).expect("an object");
+            let bytes = peek.text_bytes();
+            (bytes, peek.estimate_tokens(bytes, Tokenizer::New))
+        };
+        prop_assert_eq!(count(""), count(space));
     }
 }
 

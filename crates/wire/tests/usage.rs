@@ -175,6 +175,15 @@ fn malformed_counts_are_unknown() {
 
 /// A subtraction below zero on the server, in 64 and in 32 bits.
 #[test]
+fn unknown_details_are_ignored() {
+    let usage = br#"{"output_tokens_details":{"thinking_tokens":5,"other":6},"cache_creation":{"ephemeral_1h_input_tokens":7,"other":8},"output_tokens":9}"#;
+    let usage = Usage::from_usage_object(usage).expect("an object");
+    assert_eq!(usage.thinking_tokens, Some(5));
+    assert_eq!(usage.cache_creation_1h_input_tokens, Some(7));
+    assert_eq!(usage.output_tokens, Some(9));
+}
+
+#[test]
 fn absurd_counts_are_unknown() {
     for absurd in [u64::MAX, u64::from(u32::MAX), 1 << 26] {
         let counts = json!({"input_tokens": absurd, "output_tokens": absurd});

@@ -27,6 +27,14 @@ pub(crate) trait StringVisitor {
     /// first escape is at `escape`, which is `to` if there is none or the visitor does not read it.
     fn visit(&mut self, json: &[u8], from: usize, escape: usize, to: usize);
 
+    /// Visits the strings of a usual beginning of an object, and returns its length. `text` begins
+    /// after the brace. 0 if it begins in another way.
+    #[inline]
+    fn opening(&mut self, text: &[u8]) -> usize {
+        let _ = text;
+        0
+    }
+
     /// Records white space inside of an object or array, outside of strings.
     #[inline]
     fn skip(&mut self, spaces: usize) {
@@ -96,9 +104,10 @@ pub(crate) fn string_end(json: &[u8], from: usize) -> Option<usize> {
     }
 }
 
-/// Returns the same as [`string_end`] for a string without a quote before `at`.
+/// Returns the same as [`string_end`] for a string without a quote before `at`, which is probably
+/// long.
 #[inline(never)]
-fn long_string_end(json: &[u8], from: usize, mut at: usize) -> Option<usize> {
+pub(crate) fn long_string_end(json: &[u8], from: usize, mut at: usize) -> Option<usize> {
     loop {
         let quote = at + memchr(b'"', json.get(at..)?)?;
         at = quote + 1;
@@ -116,10 +125,9 @@ fn is_escaped(text: &[u8]) -> bool {
 
 /// Returns the position of the first escape of the string whose content begins at `from`, or of its
 /// closing quote if there is none, and the index after the closing quote.
-#[inline]
-fn escape_and_end(json: &[u8], from: usize) -> Option<(usize, usize)> {
-    let marks = |word| bytes_equal(word, b'"') | bytes_equal(word, b'\\');
-    let escape = match find_in_words(json, from, marks) {
+#[inline(always)]
+pub(crate) fn escape_and_end(json: &[u8], from: usize) -> Option<(usize, usize)> {
+    let escape = match find_in_words(json, from, quote_or_escape) {
         Some(found) => found,
         None => from + memchr2(b'"', b'\\', json.get(from..)?)?,
     };
@@ -186,10 +194,19 @@ fn find_in_each(words: &[[u8; 8]], marks: &impl Fn(u64) -> u64) -> Option<usize>
 /// lowest such byte.
 #[inline]
 fn bytes_equal(word: u64, byte: u8) -> u64 {
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
     let word = word ^ (ONES * u64::from(byte));
     word.wrapping_sub(ONES) & !word & (ONES << 7)
 }
+
+/// Returns the same as [`bytes_equal`] for a quote or a backslash. Neither changes the high bits of
+/// a word, so that these are compared once for both.
+#[inline]
+fn quote_or_escape(word: u64) -> u64 {
+    let less = |byte: u8| (word ^ (ONES * u64::from(byte))).wrapping_sub(ONES);
+    (less(b'"') | less(b'\\')) & !word & (ONES << 7)
+}
+
+const ONES: u64 = u64::from_ne_bytes([1; 8]);
 
 /// Returns the index after the bracket that closes the object or array whose content begins at
 /// `at`.
@@ -209,26 +226,36 @@ pub(crate) fn nested_end(
             if let Some(b':' | b',') = json.get(at) {
                 at += 1;
             }
-            continue;
-        }
-        match byte {
-            b'{' | b'[' => depth += 1,
-            b'}' | b']' => {
-                depth -= 1;
-                if depth == 0 {
-                    return Some(at);
+        } else if byte > b' ' {
+            // One match of all bytes would be a jump table, and slower after each string.
+            match byte {
+                b'{' => {
+                    depth += 1;
+                    at += visitor.opening(&json[at..]);
                 }
-            }
-            // Indentation, eight spaces at once.
-            b'\n' => {
-                let newline = at - 1;
-                while json[at..].first_chunk() == Some(SPACES) {
-                    at += 8;
+                b'[' => depth += 1,
+                b'}' | b']' => {
+                    depth -= 1;
+                    if depth == 0 {
+                        return Some(at);
+                    }
                 }
-                visitor.skip(at - newline);
+                _ => {}
             }
-            b' ' | b'\t' | b'\r' => visitor.skip(1),
-            _ => {}
+        } else if byte == b' ' {
+            visitor.skip(1);
+        } else if byte == b'\n' {
+            // Indentation, eight spaces at once as far as possible.
+            let newline = at - 1;
+            while json[at..].first_chunk() == Some(SPACES) {
+                at += 8;
+            }
+            while json.get(at) == Some(&b' ') {
+                at += 1;
+            }
+            visitor.skip(at - newline);
+        } else if matches!(byte, b'\t' | b'\r') {
+            visitor.skip(1);
         }
     }
 }

@@ -77,7 +77,7 @@ fn message<'a>(
     if json.get(at) != Some(&b'{') {
         return value_end(json, at);
     }
-    let mut object = Object::nested(json, at + 1);
+    let mut object = Object::nested(json, at);
     let mut role: &[u8] = b"";
     while let Some(key) = object.key()? {
         if key == b"content" {
@@ -137,7 +137,7 @@ fn list<'a>(
             elements.pass(end);
             continue;
         }
-        let mut object = Object::nested(json, at + 1);
+        let mut object = Object::nested(json, at);
         let mut kind = match part {
             PromptPart::Tools => BlockKind::Tool,
             _ => BlockKind::Other,
