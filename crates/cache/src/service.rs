@@ -213,14 +213,19 @@ where
                     }
                 }
                 StateProjection::Calling { future, bypassed } => {
-                    let response = ready!(future.poll(cx));
                     let status = bypassed.then_some(CacheStatus::Bypass);
-                    state.set(State::Done);
                     // Returned from here, so that the response is moved only once.
-                    return Poll::Ready(match response {
-                        Ok(response) => Ok(passing(response, status)),
-                        Err(error) => Err(error),
-                    });
+                    return match future.poll(cx) {
+                        Poll::Ready(Ok(response)) => {
+                            state.set(State::Done);
+                            Poll::Ready(Ok(passing(response, status)))
+                        }
+                        Poll::Ready(Err(error)) => {
+                            state.set(State::Done);
+                            Poll::Ready(Err(error))
+                        }
+                        Poll::Pending => Poll::Pending,
+                    };
                 }
                 StateProjection::Unready { error } => {
                     break Err(error.take().expect("polled after completion"));
@@ -278,16 +283,19 @@ where
 }
 
 /// Returns the inner service's own response. `status` is `None` if the request carries no marker.
-fn passing<R>(response: Response<R>, status: Option<CacheStatus>) -> Response<ResponseBody<Body<R>>>
+#[inline]
+fn passing<R>(
+    mut response: Response<R>,
+    status: Option<CacheStatus>,
+) -> Response<ResponseBody<Body<R>>>
 where
     R: HttpBody<Data = Bytes>,
     R::Error: 'static,
 {
-    let mut response = response.map(|body| ResponseBody::inner(Body::passing(body)));
     if let Some(status) = status {
         status.label(response.headers_mut());
     }
-    response
+    response.map(|body| ResponseBody::inner(Body::passing(body)))
 }
 
 impl<S, D, T> fmt::Debug for ResponseFuture<S, D, T>

@@ -162,6 +162,7 @@ impl CircuitTable {
     }
 
     /// Returns the circuit of a credential that has failed before.
+    #[inline]
     pub(crate) fn of_credential(&self, credential: u64) -> Option<Arc<Circuit>> {
         if credential == 0 || !self.has_credentials.load(Ordering::Acquire) {
             return None;

@@ -40,6 +40,7 @@ enum PermitState {
 
 impl CallPermit {
     /// Admits a call. On the fast path of the circuit this takes neither the lock nor the time.
+    #[inline]
     pub(crate) fn admit(
         config: &Config,
         circuit: Arc<Circuit>,
@@ -57,33 +58,35 @@ impl CallPermit {
     }
 
     /// Counts and reports the call if it is a probe.
+    #[inline]
     pub(crate) fn report_probe(&self, config: &Config) {
         if let PermitState::Admitted(permit) = &self.state
             && permit.is_probe()
         {
-            config.circuits.probes.fetch_add(1, Ordering::Relaxed);
-            emit(
-                &config.observers,
-                &Event::CircuitProbe {
-                    layer: LAYER,
-                    scope: &self.circuit.scope,
-                },
-            );
+            report_probe(config, &self.circuit);
         }
     }
 
     /// Records that the request is sent. Takes the lock if the circuit measures the time of the
     /// call or has counted failures.
+    #[inline]
     pub(crate) fn on_sent(&mut self) {
         if !self.is_in_flight {
             self.is_in_flight = true;
             self.circuit.in_flight.fetch_add(1, Ordering::Relaxed);
         }
-        if let PermitState::Admitted(permit) = &mut self.state
+        if let PermitState::Admitted(permit) = &self.state
             && (permit.is_probe()
                 || self.circuit.times_calls
                 || !self.circuit.is_fast_path_of(permit))
         {
+            self.record_sent();
+        }
+    }
+
+    #[cold]
+    fn record_sent(&mut self) {
+        if let PermitState::Admitted(permit) = &mut self.state {
             let now = Instant::now();
             self.circuit.update(|state| state.breaker.sent(now, permit));
         }
@@ -91,13 +94,23 @@ impl CallPermit {
 
     /// Admits a waiting call again if its circuit has opened or closed since, or the lease of its
     /// probe has expired. Returns the rejection if it must not be sent any more.
+    #[inline]
     pub(crate) fn revalidate(&mut self, config: &Config) -> Option<Rejection> {
+        match &self.state {
+            PermitState::Admitted(permit) if !self.circuit.is_fast_path_of(permit) => {
+                self.revalidate_locked(config)
+            }
+            _ => None,
+        }
+    }
+
+    /// Does the same under the lock of the circuit.
+    #[cold]
+    fn revalidate_locked(&mut self, config: &Config) -> Option<Rejection> {
         let PermitState::Admitted(permit) = &self.state else {
             return None;
         };
-        if self.circuit.is_fast_path_of(permit)
-            || self.circuit.read(|state| state.breaker.is_valid(permit))
-        {
+        if self.circuit.read(|state| state.breaker.is_valid(permit)) {
             return None;
         }
         let was_probe = permit.is_probe();
@@ -119,35 +132,48 @@ impl CallPermit {
     pub(crate) fn begin(&mut self, config: &Config) {
         if let PermitState::Admitted(permit) = &self.state {
             let origin = permit.origin();
-            self.settle(config, CircuitOutcome::Success, Kind::Success, Instant::now);
+            self.succeed(config, Instant::now);
             self.state = PermitState::Began(origin);
         }
     }
 
-    /// Records the outcome, unless it is known already.
+    /// Records a success, unless the outcome is known already. On the fast path of the circuit this
+    /// takes neither the lock nor the time.
     #[inline]
+    pub(crate) fn succeed(&mut self, config: &Config, now: impl FnOnce() -> Instant) {
+        match &self.state {
+            PermitState::Admitted(permit) if !self.circuit.is_fast_path_of(permit) => {
+                self.settle(config, CircuitOutcome::Success, Kind::Success, now());
+            }
+            _ => {
+                self.land();
+                self.state = PermitState::Over;
+            }
+        }
+    }
+
+    /// Records the outcome, unless it is known already.
+    #[cold]
     pub(crate) fn settle(
         &mut self,
         config: &Config,
         outcome: CircuitOutcome,
         kind: Kind,
-        now: impl FnOnce() -> Instant,
+        now: Instant,
     ) {
         self.land();
-        let PermitState::Admitted(permit) = mem::replace(&mut self.state, PermitState::Over) else {
-            return;
-        };
-        if outcome == CircuitOutcome::Success && self.circuit.is_fast_path_of(&permit) {
-            return;
+        let state = mem::replace(&mut self.state, PermitState::Over);
+        if let PermitState::Admitted(permit) = state {
+            settle(config, &self.circuit, permit, outcome, kind, now);
         }
-        settle(config, &self.circuit, permit, outcome, kind, now());
     }
 
     /// Records a failure: before the content, or of a stream that has been settled as a success.
+    #[cold]
     pub(crate) fn fail(&mut self, config: &Config, class: &Class, now: Instant) {
         let outcome = CircuitOutcomes::of(class).availability;
         let PermitState::Began(origin) = self.state else {
-            self.settle(config, outcome, class.kind, || now);
+            self.settle(config, outcome, class.kind, now);
             return;
         };
         self.state = PermitState::Over;
@@ -195,6 +221,7 @@ impl CallPermit {
 }
 
 impl Drop for CallPermit {
+    #[inline]
     fn drop(&mut self) {
         self.land();
         // A call on the fast path has nothing to give back.
@@ -238,6 +265,7 @@ fn settle(
 }
 
 /// Admits a call under the lock of the circuit.
+#[cold]
 fn try_admit(config: &Config, circuit: &Circuit, now: Instant) -> Result<Permit, Rejection> {
     let (admission, cause) = circuit.update(|state| {
         let admission = state.breaker.admit(now, fastrand::f64());
@@ -263,6 +291,14 @@ fn try_admit(config: &Config, circuit: &Circuit, now: Instant) -> Result<Permit,
             Err(rejection)
         }
     }
+}
+
+#[cold]
+fn report_probe(config: &Config, circuit: &Circuit) {
+    config.circuits.probes.fetch_add(1, Ordering::Relaxed);
+    let scope = &circuit.scope;
+    let layer = LAYER;
+    emit(&config.observers, &Event::CircuitProbe { layer, scope });
 }
 
 fn report_rejection(config: &Config, circuit: &Circuit, rejection: &Rejection) {

@@ -94,30 +94,46 @@ impl BreakerPolicy {
         host: Option<Cow<'a, str>>,
         clock: &mut Clock,
     ) -> Option<Arc<Circuit>> {
-        let Config {
-            circuits, breaker, ..
-        } = &*self.config;
-        let scope = match &self.config.scope_of {
-            Some(scope_of) => scope_of(request),
-            None => {
-                let host = host.unwrap_or_else(|| self::host(request.uri(), request.headers()));
-                let known = match host {
-                    Cow::Borrowed(host) => ScopeRef::of_model(request, host),
-                    Cow::Owned(_) => None,
-                };
-                if let Some(circuit) = known.and_then(|scope| circuits.get(&scope)) {
-                    return Some(circuit);
-                }
-                Scope::of_model(request)
-            }
+        let circuits = &self.config.circuits;
+        if let Some(scope_of) = &self.config.scope_of {
+            let scope = scope_of(request);
+            let circuit = circuits.get(&scope);
+            return circuit.or_else(|| self.get_or_insert(&scope, clock));
+        }
+        let host = host.unwrap_or_else(|| self::host(request.uri(), request.headers()));
+        let known = match host {
+            Cow::Borrowed(host) => ScopeRef::of_model(request, host),
+            Cow::Owned(_) => None,
         };
-        circuits.get_or_insert(&scope, breaker, self.config.most_circuits, || clock.now())
+        let circuit = known.and_then(|scope| circuits.get(&scope));
+        circuit.or_else(|| self.get_or_insert(&Scope::of_model(request), clock))
+    }
+
+    #[cold]
+    fn get_or_insert(&self, scope: &Scope, clock: &mut Clock) -> Option<Arc<Circuit>> {
+        let config = &*self.config;
+        let (breaker, most) = (&config.breaker, config.most_circuits);
+        let circuits = &config.circuits;
+        circuits.get_or_insert(scope, breaker, most, || clock.now())
+    }
+
+    /// Settles the circuit of the model after a failure.
+    #[cold]
+    fn settle_model(&self, attempt: &mut BreakerAttempt, class: &Class, clock: &mut Clock) {
+        let Some(mut permit) = attempt.model.take() else {
+            return;
+        };
+        let outcome = CircuitOutcomes::of(class).availability;
+        permit.settle(&self.config, outcome, class.kind, clock.now());
+        attempt.open_until = permit.open_until(clock.now());
+        self.evict_unknown(permit, class, clock);
     }
 
     /// Settles the circuit of the credential. Without a circuit, a fatal outcome creates it.
     ///
     /// A 401 of a key that has worked may be a mistake of the server, so the second in a row is
     /// fatal.
+    #[cold]
     fn settle_credential(&self, attempt: &mut BreakerAttempt, class: &Class, clock: &mut Clock) {
         let config = &*self.config;
         let mut outcome = CircuitOutcomes::of(class).credential;
@@ -128,7 +144,7 @@ impl BreakerPolicy {
             outcome = CircuitOutcome::Doubtful { retry_after };
         }
         if let Some(mut permit) = attempt.credential.take() {
-            permit.settle(config, outcome, class.kind, || clock.now());
+            permit.settle(config, outcome, class.kind, clock.now());
         } else if attempt.credential_hash != 0
             && matches!(
                 outcome,
@@ -220,12 +236,18 @@ impl AttemptPolicy for BreakerPolicy {
         Poll::Ready(self.admit(attempt, request, host, clock))
     }
 
+    #[inline]
     fn recheck(&self, attempt: &mut BreakerAttempt) -> Option<Rejection> {
-        let permits = [attempt.model.as_mut(), attempt.credential.as_deref_mut()];
-        let mut permits = permits.into_iter().flatten();
-        permits.find_map(|permit| permit.revalidate(&self.config))
+        if let Some(permit) = &mut attempt.model
+            && let Some(rejection) = permit.revalidate(&self.config)
+        {
+            return Some(rejection);
+        }
+        let permit = attempt.credential.as_mut()?;
+        permit.revalidate(&self.config)
     }
 
+    #[inline]
     fn on_sent(&self, attempt: &mut BreakerAttempt) {
         if let Some(permit) = &mut attempt.model {
             permit.on_sent();
@@ -235,6 +257,7 @@ impl AttemptPolicy for BreakerPolicy {
         }
     }
 
+    #[inline]
     fn on_response(
         &self,
         attempt: &mut BreakerAttempt,
@@ -242,19 +265,14 @@ impl AttemptPolicy for BreakerPolicy {
         _: Option<&mut Parts>,
         clock: &mut Clock,
     ) {
-        let is_success = class.kind == Kind::Success && !class.local;
-        if is_success {
-            self.config.circuits.set_worked(attempt.credential_hash);
-        }
-        if is_success && attempt.credential.is_none() {
-            return;
-        }
         // A success of the model is settled with the first content.
-        if !is_success && let Some(mut permit) = attempt.model.take() {
-            let outcome = CircuitOutcomes::of(class).availability;
-            permit.settle(&self.config, outcome, class.kind, || clock.now());
-            attempt.open_until = permit.open_until(clock.now());
-            self.evict_unknown(permit, class, clock);
+        if class.kind == Kind::Success && !class.local {
+            self.config.circuits.set_worked(attempt.credential_hash);
+            if attempt.credential.is_none() {
+                return;
+            }
+        } else {
+            self.settle_model(attempt, class, clock);
         }
         self.settle_credential(attempt, class, clock);
     }
@@ -274,15 +292,13 @@ impl AttemptPolicy for BreakerPolicy {
         }
     }
 
+    #[inline]
     fn on_end(&self, attempt: &mut BreakerAttempt, outcome: &Outcome<'_>, clock: &mut Clock) {
         let Some(permit) = &mut attempt.model else {
             return;
         };
         match outcome {
-            Outcome::Complete { .. } => {
-                let success = CircuitOutcome::Success;
-                permit.settle(&self.config, success, Kind::Success, || clock.now());
-            }
+            Outcome::Complete { .. } => permit.succeed(&self.config, || clock.now()),
             Outcome::Failed { class, .. } => {
                 permit.fail(&self.config, class, clock.now());
                 attempt.open_until = permit.open_until(clock.now());

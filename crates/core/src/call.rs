@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Extensions, Request};
+use http::{Extensions, HeaderMap, Request, Uri};
 use tokio::time::Instant;
 
 use crate::{
@@ -193,19 +193,28 @@ impl Call {
     /// Returns the host of a request of this call, and the hash of its credential as
     /// [`credential_of`](Self::credential_of) does.
     #[must_use]
+    #[inline]
     pub fn sender_of<'a, B>(&self, request: &'a Request<B>) -> Sender<'a> {
+        self.sender(request.uri(), request.headers(), request.extensions())
+    }
+
+    fn sender<'a>(
+        &self,
+        uri: &'a Uri,
+        headers: &'a HeaderMap,
+        extensions: &'a Extensions,
+    ) -> Sender<'a> {
         let known = self.credential.load(Ordering::Relaxed);
         if known != UNSET {
-            let host = host(request.uri(), request.headers());
             let sender = Sender {
-                host,
+                host: host(uri, headers),
                 credential: known,
             };
             if self.host.load(Ordering::Relaxed) == sender.host_hash() {
                 return sender;
             }
         }
-        let sender = Sender::of(request);
+        let sender = Sender::of(uri, headers, extensions);
         self.credential.store(sender.credential, Ordering::Relaxed);
         self.host.store(sender.host_hash(), Ordering::Relaxed);
         sender

@@ -8,7 +8,10 @@ use std::{
 };
 
 use foldhash::{SharedSeed, quality::SeedableRandomState};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header::AUTHORIZATION};
+use http::{
+    Extensions, HeaderMap, HeaderName, HeaderValue, Request, Uri,
+    header::{AUTHORIZATION, HOST},
+};
 use siphasher::sip::SipHasher13;
 
 use crate::{
@@ -16,13 +19,19 @@ use crate::{
     percent,
 };
 
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+const API_KEY: HeaderName = HeaderName::from_static("api-key");
+const X_GOOG_API_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
+const CF_AIG_AUTHORIZATION: HeaderName = HeaderName::from_static("cf-aig-authorization");
+const WORKSPACE: HeaderName = HeaderName::from_static("anthropic-workspace-id");
+
 /// The headers that hold a credential. Of several, the first counts, so a key wins over a token.
 static HEADERS: [HeaderName; 5] = [
-    HeaderName::from_static("x-api-key"),
-    HeaderName::from_static("api-key"),
-    HeaderName::from_static("x-goog-api-key"),
+    X_API_KEY,
+    API_KEY,
+    X_GOOG_API_KEY,
     AUTHORIZATION,
-    HeaderName::from_static("cf-aig-authorization"),
+    CF_AIG_AUTHORIZATION,
 ];
 
 /// The key of the hash.
@@ -35,20 +44,24 @@ enum HashKey {
 
 static HASH_KEY: OnceLock<HashKey> = OnceLock::new();
 
-fn hash_of(value: impl Hash) -> u64 {
-    let key = HASH_KEY.get_or_init(|| {
+impl HashKey {
+    #[cold]
+    fn random() -> Self {
         let seed = std::hash::RandomState::new().hash_one("credential");
-        HashKey::Random(SeedableRandomState::with_seed(
-            seed,
-            SharedSeed::global_random(),
-        ))
-    });
-    match key {
+        let shared = SharedSeed::global_random();
+        Self::Random(SeedableRandomState::with_seed(seed, shared))
+    }
+}
+
+#[inline]
+fn hash_of(value: impl Hash) -> u64 {
+    match HASH_KEY.get_or_init(HashKey::random) {
         HashKey::Random(state) => state.hash_one(value),
         HashKey::Common(key) => common_hash(key, value),
     }
 }
 
+#[inline(never)]
 fn common_hash(key: &[u8; 32], value: impl Hash) -> u64 {
     let mut hasher = CommonHasher(SipHasher13::new());
     hasher.write(key);
@@ -177,33 +190,45 @@ impl<'a> Credential<'a> {
         if let Some(name) = request.extensions().get::<CredentialId>() {
             return vec![Self::Named(&name.0)];
         }
-        let values = HEADERS
-            .iter()
-            .flat_map(|name| request.headers().get_all(name));
         let mut all = Vec::with_capacity(1);
-        for credential in values.filter_map(|value| Self::read(value.as_bytes())) {
+        for credential in Self::in_headers(request.headers()) {
             if !all.contains(&credential) {
                 all.push(credential);
             }
         }
-        all.extend(Self::in_query(request).filter(|found| !all.contains(found)));
+        all.extend(Self::in_query(request.uri()).filter(|found| !all.contains(found)));
         all
     }
 
+    /// Reads all headers that may hold a credential, the one that counts first.
+    fn in_headers(headers: &'a HeaderMap) -> impl Iterator<Item = Self> {
+        let values = HEADERS.iter().flat_map(|name| headers.get_all(name));
+        values.filter_map(|value| Self::read(value.as_bytes()))
+    }
+
     /// Reads the value of a header.
+    #[inline]
     fn read(value: &'a [u8]) -> Option<Self> {
         let value = value.trim_ascii();
-        if has_prefix(value, b"AWS4-")
-            && let Some(signature) = Self::in_signature(value)
-        {
-            return Some(signature);
+        // Most values are keys, which the first letter tells.
+        match value.first()? {
+            b'A' | b'a' if has_prefix(value, b"AWS4-") => {
+                if let Some(signature) = Self::in_signature(value) {
+                    return Some(signature);
+                }
+            }
+            b'B' | b'b' if has_prefix(value, b"bearer") => match &value[6..] {
+                [b' ' | b'\t', key @ ..] => return Self::key(key.trim_ascii()),
+                [] => return None,
+                _ => {}
+            },
+            _ => {}
         }
-        let key = match value.get(6..) {
-            _ if !has_prefix(value, b"bearer") => value,
-            Some([b' ' | b'\t', key @ ..]) => key.trim_ascii(),
-            Some([]) => b"",
-            _ => value,
-        };
+        Self::key(value)
+    }
+
+    /// Returns this key, unless it is empty.
+    fn key(key: &'a [u8]) -> Option<Self> {
         (!key.is_empty()).then_some(Self::Key(Cow::Borrowed(key)))
     }
 
@@ -223,8 +248,8 @@ impl<'a> Credential<'a> {
     }
 
     /// Reads the query: the signature of a presigned URL, or a Google API key.
-    fn in_query<B>(request: &'a Request<B>) -> Option<Self> {
-        let query = request.uri().query()?;
+    fn in_query(uri: &'a Uri) -> Option<Self> {
+        let query = uri.query()?;
         let value = |name: &str| {
             let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
             let (_, value) = pairs.find(|(key, value)| *key == name && !value.is_empty())?;
@@ -244,14 +269,10 @@ impl<'a> Credential<'a> {
         }))
     }
 
-    /// Returns the project in the path if this is a Google OAuth token, which is renewed each hour.
-    fn without_google_token(self, path: &'a str) -> Self {
-        match &self {
-            Self::Key(token) if token.starts_with(b"ya29.") => {
-                google_project(path).map_or(self, Self::Google)
-            }
-            _ => self,
-        }
+    /// Returns true if this is a Google OAuth token, which is renewed each hour.
+    #[inline]
+    fn is_google_token(&self) -> bool {
+        matches!(self, Self::Key(token) if token.starts_with(b"ya29."))
     }
 }
 
@@ -301,38 +322,38 @@ pub(crate) fn credential_or_host<B>(request: &Request<B>) -> u64 {
 /// as long as a dozen headers.
 #[derive(Default)]
 struct SenderHeaders<'a> {
-    /// The credential that counts, with its position in [`HEADERS`].
-    credential: Option<(usize, Credential<'a>)>,
-    workspace: Option<&'a [u8]>,
+    /// The first header in the order of [`HEADERS`], with its position there.
+    credential: Option<(usize, &'a HeaderValue)>,
+    workspace: Option<&'a HeaderValue>,
     host: Option<&'a HeaderValue>,
 }
 
 impl<'a> SenderHeaders<'a> {
+    #[inline]
     fn of(headers: &'a HeaderMap) -> Self {
         let mut found = Self::default();
         for (name, value) in headers {
-            let rank = match name.as_str() {
-                "x-api-key" => 0,
-                "api-key" => 1,
-                "x-goog-api-key" => 2,
-                "authorization" => 3,
-                "cf-aig-authorization" => 4,
-                "anthropic-workspace-id" => {
-                    found.workspace.get_or_insert(value.as_bytes());
-                    continue;
-                }
-                "host" => {
+            // Comparing texts would take longer, because `http` has numbers for the standard names.
+            let rank = if *name == X_API_KEY {
+                0
+            } else if *name == API_KEY {
+                1
+            } else if *name == X_GOOG_API_KEY {
+                2
+            } else if *name == AUTHORIZATION {
+                3
+            } else if *name == CF_AIG_AUTHORIZATION {
+                4
+            } else {
+                if *name == HOST {
                     found.host.get_or_insert(value);
-                    continue;
+                } else if *name == WORKSPACE {
+                    found.workspace.get_or_insert(value);
                 }
-                _ => continue,
+                continue;
             };
-            let is_first = match &found.credential {
-                Some((other, _)) => rank < *other,
-                None => true,
-            };
-            if is_first && let Some(credential) = Credential::read(value.as_bytes()) {
-                found.credential = Some((rank, credential));
+            if found.credential.is_none_or(|(other, _)| rank < other) {
+                found.credential = Some((rank, value));
             }
         }
         found
@@ -351,19 +372,27 @@ pub struct Sender<'a> {
 
 impl<'a> Sender<'a> {
     /// Reads the sender of a request.
-    pub(crate) fn of<B>(request: &'a Request<B>) -> Self {
-        let (uri, name) = (request.uri(), request.extensions().get::<CredentialId>());
-        let found = SenderHeaders::of(request.headers());
+    pub(crate) fn of(uri: &'a Uri, headers: &'a HeaderMap, extensions: &'a Extensions) -> Self {
+        let found = SenderHeaders::of(headers);
         let host = host_or(uri, || found.host);
-        let credential = match (name, found.credential) {
-            (Some(name), _) => Some(Credential::Named(&name.0)),
-            (None, Some((_, credential))) => Some(credential),
-            (None, None) => Credential::in_query(request),
+        let first = found.credential.map(|(_, value)| value.as_bytes());
+        let mut credential = match extensions.get::<CredentialId>() {
+            Some(name) => Some(Credential::Named(&name.0)),
+            None => first
+                // A header without a credential does not count, so another one may.
+                .and_then(|value| {
+                    Credential::read(value).or_else(|| Credential::in_headers(headers).next())
+                })
+                .or_else(|| Credential::in_query(uri)),
         };
-        let credential = credential.map_or(0, |credential| {
-            let credential = credential.without_google_token(uri.path());
-            hash_of((credential, found.workspace, &host)).max(1)
-        });
+        if credential.as_ref().is_some_and(Credential::is_google_token)
+            && let Some(project) = google_project(uri.path())
+        {
+            credential = Some(Credential::Google(project));
+        }
+        let workspace = found.workspace.map(HeaderValue::as_bytes);
+        let hash = |credential| hash_of((credential, workspace, &host)).max(1);
+        let credential = credential.as_ref().map_or(0, hash);
         Self { host, credential }
     }
 
@@ -376,7 +405,7 @@ impl<'a> Sender<'a> {
 
 /// Returns the keyed hash of the credential of a request at its host. Returns 0 if there is none.
 pub(crate) fn credential<B>(request: &Request<B>) -> u64 {
-    Sender::of(request).credential
+    Sender::of(request.uri(), request.headers(), request.extensions()).credential
 }
 
 #[cfg(test)]

@@ -8,16 +8,12 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use http::{
-    Extensions, HeaderMap, HeaderValue, StatusCode, Uri,
-    header::{HOST, LOCATION},
-    uri::Authority,
-};
+use http::{Extensions, HeaderMap, HeaderValue, StatusCode, Uri, header::LOCATION, uri::Authority};
 
 use crate::{
     body_tracker::ExpectedBody,
     class::{Class, Kind, Reach},
-    host::host,
+    host::{host, host_header},
 };
 
 /// The most pairs of hosts that are remembered. Further pairs are not reported.
@@ -108,7 +104,7 @@ impl Origin {
         if let Some(authority) = uri.authority() {
             return Self::Authority(authority.clone());
         }
-        match headers.get(HOST) {
+        match host_header(headers) {
             Some(host) => Self::Host(host.clone()),
             None => Self::Unknown,
         }

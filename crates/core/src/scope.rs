@@ -123,14 +123,31 @@ pub fn get_by_scope<'a, T, S: BuildHasher>(
     }
     let wanted = scope.as_scope();
     let mut all = map.iter();
-    let (_, value) = all.find(|(scope, _)| scope.as_scope() == wanted)?;
+    let (_, value) = all.find(|(scope, _)| scope.is(&wanted))?;
     Some(value)
+}
+
+/// Returns true if the texts are equal. Most are one text, that of the catalog.
+#[inline]
+fn is_same(a: &str, b: &str) -> bool {
+    std::ptr::eq(a, b) || a == b
 }
 
 static CREDENTIAL_GROUP: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("credential"));
 static NO_HOST: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
 
 impl Scope {
+    /// Returns true if this is the borrowed scope. The texts are compared last, because that takes
+    /// the most time.
+    #[inline]
+    fn is(&self, other: &ScopeRef<'_>) -> bool {
+        self.credential == other.credential
+            && self.endpoint == other.endpoint
+            && self.fast == other.fast
+            && is_same(&self.group, other.group)
+            && is_same(&self.host, other.host)
+    }
+
     /// Creates a scope of this name, for limits that are not split as Claude's are.
     #[must_use]
     pub fn named(name: &str) -> Self {

@@ -148,11 +148,16 @@ impl ChainTable {
     }
 
     /// Returns the chain of this model, or `None` if it contains no other model.
+    #[inline]
     pub(crate) fn of(&self, model: &str, catalog: &ModelCatalog) -> Option<ChainId> {
         // The ordinary case needs no look-up: one of two models is another.
         if self.own.is_empty() && self.lists[0].len() > 1 {
             return Some(ChainId(0));
         }
+        self.look_up(model, catalog)
+    }
+
+    fn look_up(&self, model: &str, catalog: &ModelCatalog) -> Option<ChainId> {
         let unlisted;
         let id = match catalog.get(model) {
             Some(listed) => &listed.id,

@@ -425,20 +425,28 @@ impl FallbackState {
 
 impl FallbackPolicy {
     /// Returns the chain of the stand-ins that could serve this request.
+    #[inline]
     fn chain_of(&self, request: &Request<RequestBody>) -> Option<ChainId> {
         let endpoint = Endpoint::of(request.uri().path());
         let is_other = endpoint == Endpoint::Other;
         if request.method() != Method::POST || endpoint != Endpoint::Messages && !is_other {
             return None;
         }
-        let model = requested_model(request).filter(|model| !model.trim_ascii().is_empty())?;
+        let is_blank = |model: &str| model.bytes().all(|byte| byte.is_ascii_whitespace());
+        let model = requested_model(request).filter(|model| !is_blank(model))?;
         let chain = self.0.chains.of(&model, self.0.catalog())?;
         if is_other {
-            let inactive = &self.0.shared.inactive;
-            inactive.emit(&self.0.events, LAYER, "endpoint");
+            self.report_inactive();
             return None;
         }
         Some(chain)
+    }
+
+    /// Reports once that requests to an unknown endpoint name a model and have no stand-ins.
+    #[cold]
+    fn report_inactive(&self) {
+        let inactive = &self.0.shared.inactive;
+        inactive.emit(&self.0.events, LAYER, "endpoint");
     }
 }
 

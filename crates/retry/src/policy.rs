@@ -131,7 +131,8 @@ impl CallPolicy for RetryPolicy {
         false
     }
 
-    #[inline]
+    // Otherwise it is not inlined, and the state is moved once more.
+    #[inline(always)]
     fn start(&self, start: &mut CallStart<'_>) -> RetryState {
         let (call, config) = (start.call, &*self.0);
         let is_owner = call.claim_retries();
@@ -368,7 +369,10 @@ impl CallPolicy for RetryPolicy {
             }
         }
         state.saved = None;
-        state.attempt = None;
+        // Tested here, because an inlined test is cheaper than the call that drops nothing.
+        if state.attempt.is_some() {
+            state.attempt = None;
+        }
     }
 
     fn start_body(
@@ -430,13 +434,19 @@ impl CallPolicy for RetryPolicy {
 }
 
 /// Returns true if the caller wants the request to be sent only once. Removes the header.
+#[inline]
 fn is_single(request: &mut Request<RequestBody>) -> bool {
     // A look-up by name takes as long as a dozen headers.
-    let is_marked = request.headers().keys().any(|name| *name == NO_RETRY);
-    if is_marked {
-        request.headers_mut().remove(NO_RETRY);
+    if request.headers().keys().any(|name| *name == NO_RETRY) {
+        remove_mark(request.headers_mut());
+        return true;
     }
-    is_marked || request.extensions().get::<NoRetry>().is_some()
+    request.extensions().get::<NoRetry>().is_some()
+}
+
+#[cold]
+fn remove_mark(headers: &mut HeaderMap) {
+    headers.remove(NO_RETRY);
 }
 
 /// Returns true if the request may create something: any POST but for messages and token counts.

@@ -44,6 +44,7 @@ impl CallStart<'_> {
     /// Returns a keyed hash of the host of the request. See
     /// [`host_hash`](crate::toolkit::host_hash).
     #[must_use]
+    #[inline]
     pub fn host_hash(&self) -> u64 {
         host_hash_or(self.request.uri(), self.host_header)
     }

@@ -452,6 +452,13 @@ fn credential_is_the_same_wherever_it_stands() {
     }
     assert_eq!(credential(&format!("{URI}?key=k"), &[]), expected);
     for headers in [
+        [("authorization", "Bearer token"), ("x-api-key", "k")],
+        [("x-api-key", " "), ("authorization", "Bearer k")],
+        [("authorization", "Bearer"), ("cf-aig-authorization", "k")],
+    ] {
+        assert_eq!(credential(URI, &headers), expected, "{headers:?}");
+    }
+    for headers in [
         &[("x-api-key", "l")][..],
         &[("api-key", "l")],
         &[("authorization", "Basic k")],
