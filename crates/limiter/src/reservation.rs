@@ -28,6 +28,12 @@ pub trait ReservationBackend: Ledger {
 
     /// Ends a reservation.
     fn settle(&self, reservation: u64, settlement: Settlement, now: Instant);
+
+    /// Ends the reservation of a successful response that ended like this. Settles it by
+    /// [`Settlement::of`] by default.
+    fn settle_outcome(&self, reservation: u64, outcome: &Outcome, now: Instant) {
+        self.settle(reservation, Settlement::of(outcome), now);
+    }
 }
 
 /// A reservation of one admitted request.
@@ -129,34 +135,43 @@ impl Reservation {
     }
 
     /// Ends the reservation now.
-    pub fn settle(mut self, settlement: Settlement) {
-        self.finish(settlement, sync::now);
+    pub fn settle(self, settlement: Settlement) {
+        self.settle_at(settlement, sync::now());
     }
 
     /// Ends the reservation at this time.
     pub fn settle_at(mut self, settlement: Settlement, now: Instant) {
-        self.finish(settlement, || now);
+        self.finish();
+        self.backend.settle(self.id, settlement, now);
     }
 
-    fn finish(&mut self, settlement: Settlement, now: impl FnOnce() -> Instant) {
-        if !self.settled {
-            self.settled = true;
-            if let Some(call) = self.left_in.take() {
-                call.forget_reservation(&*self.backend, self.id);
-            }
-            self.backend.settle(self.id, settlement, now());
+    /// Ends the reservation of a successful response that ended like this, at this time.
+    pub(crate) fn settle_outcome(mut self, outcome: &Outcome, now: Instant) {
+        self.finish();
+        self.backend.settle_outcome(self.id, outcome, now);
+    }
+
+    /// Prepares the end, after which nothing is left to do for the destructor.
+    fn finish(&mut self) {
+        self.settled = true;
+        if let Some(call) = self.left_in.take() {
+            call.forget_reservation(&*self.backend, self.id);
         }
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
+        if self.settled {
+            return;
+        }
         let settlement = if self.sent {
             Settlement::dropped()
         } else {
             Settlement::NotSent
         };
-        self.finish(settlement, sync::now);
+        self.finish();
+        self.backend.settle(self.id, settlement, sync::now());
     }
 }
 

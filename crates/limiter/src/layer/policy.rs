@@ -325,7 +325,7 @@ impl<L: Limiter, E: EstimateCost> AttemptPolicy for LimitPolicy<L, E> {
             if attempt.answered && !matches!(outcome, Outcome::Complete { .. }) {
                 reservation.produced(attempt.produced, clock.now());
             }
-            reservation.settle_at(Settlement::of(outcome), clock.now());
+            reservation.settle_outcome(outcome, clock.now());
         }
     }
 }

@@ -14,7 +14,7 @@ use std::{
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
 use tower_claude_core::{
-    Cost, EstimatedTokens, Priority, Reach, Rejection, Scope,
+    Cost, EstimatedTokens, Outcome, Priority, Reach, Rejection, Scope,
     toolkit::{Ledger, LimitWarning, LimiterId, Observation},
 };
 
@@ -154,6 +154,7 @@ impl ScopeLimiter {
     }
 
     /// Announces a message of the pool to the driver of the store.
+    #[inline]
     fn announce(&self, state: &mut State) {
         if let Some(store) = &self.store
             && !state.is_announced
@@ -386,12 +387,13 @@ impl ScopeLimiter {
         change: impl FnOnce(&mut Pool) -> T,
     ) -> T {
         let mut state = self.lock();
-        let has_listener = report.is_some_and(|id| state.pool.has_listener(id));
-        let result = change(&mut state.pool);
         if state.pool.queued() == 0 {
+            let result = change(&mut state.pool);
             self.announce(&mut state);
             return result;
         }
+        let has_listener = report.is_some_and(|id| state.pool.has_listener(id));
+        let result = change(&mut state.pool);
         let mut wakes = WakeList::new();
         state.poll_pool(now, &mut wakes);
         if has_listener
@@ -529,6 +531,15 @@ impl ReservationBackend for ScopeLimiter {
         let now = self.nanos(now);
         let id = ReservationId::from_bits(reservation);
         self.change(now, Some(id), |pool| pool.settle(now, id, &settlement));
+    }
+
+    fn settle_outcome(&self, reservation: u64, outcome: &Outcome, now: Instant) {
+        let now = self.nanos(now);
+        let id = ReservationId::from_bits(reservation);
+        let (usage, is_complete) = (outcome.usage(), matches!(outcome, Outcome::Complete { .. }));
+        self.change(now, Some(id), |pool| {
+            pool.settle_usage(now, id, usage, is_complete);
+        });
     }
 }
 

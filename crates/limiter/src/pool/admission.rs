@@ -53,13 +53,9 @@ impl Pool {
         let expired = request.deadline.is_some_and(|deadline| deadline <= now);
         if is_next && !expired && self.is_admissible(now, &charge) {
             let tag = self.admit_ahead(flow, &request, charge);
-            return Ok(Enqueued::Granted(self.admit(
-                now,
-                &request.cost,
-                charge,
-                tag,
-                false,
-            )));
+            let charge = self.buckets.without_long_debt(charge);
+            let id = self.admit(now, &request.cost, charge, tag, false);
+            return Ok(Enqueued::Granted(id));
         }
         let backlog = if is_next {
             Backlog::NONE
@@ -120,11 +116,25 @@ impl Pool {
         if deadline.is_some_and(|deadline| deadline <= now) {
             return None;
         }
-        let charge = self.charge(cost);
-        self.buckets.check_size(now, cost, &charge).ok()?;
+        let mut charge = self.charge(cost);
+        // Most requests are far below all limits, and need no more than this look at them.
+        let fits = self.lease.is_none() && self.buckets.fit(&charge);
+        if !fits {
+            self.buckets.check_size(now, cost, &charge).ok()?;
+        }
         self.on_request(now, false);
-        self.is_admissible(now, &charge)
-            .then(|| self.admit(now, cost, charge, None, false))
+        let is_admissible = if fits {
+            !self.in_flight.is_full() && self.paced_until(now) <= now
+        } else {
+            self.is_admissible(now, &charge)
+        };
+        if !is_admissible {
+            return None;
+        }
+        if !fits {
+            charge = self.buckets.without_long_debt(charge);
+        }
+        Some(self.admit(now, cost, charge, None, false))
     }
 
     /// Admits requests from the head of the queue while the head is admissible, and appends them to
@@ -154,6 +164,7 @@ impl Pool {
                 Some(_) => {}
             }
             let tag = self.queue.dequeue(id, self.buckets.work(&charge));
+            let charge = self.buckets.without_long_debt(charge);
             granted.push((id, self.admit(now, &cost, charge, Some(tag), true)));
         }
     }
@@ -263,8 +274,12 @@ impl Pool {
                 at.max(leased.unwrap_or(0))
             }
         };
-        let pacing = self.pacing.earliest(now, self.buckets.probe_at());
-        Some(buckets.max(pacing))
+        Some(buckets.max(self.paced_until(now)))
+    }
+
+    /// Returns the earliest time at which the pacing admits a request.
+    fn paced_until(&self, now: u64) -> u64 {
+        self.pacing.earliest(now, self.buckets.probe_at())
     }
 
     /// Passes a new request through the queue ahead of the queued ones, so that its flow is
@@ -291,6 +306,7 @@ impl Pool {
         Some(self.queue.dequeue(id, work))
     }
 
+    /// Admits a request of this charge, which takes no bucket into a long debt.
     fn admit(
         &mut self,
         now: u64,
@@ -299,7 +315,6 @@ impl Pool {
         flow_tag: Option<FlowTag>,
         waited: bool,
     ) -> ReservationId {
-        let charge = self.buckets.without_long_debt(charge);
         if let Some(lease) = &mut self.lease {
             lease.spend(now, &charge);
         }

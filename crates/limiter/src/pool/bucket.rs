@@ -51,12 +51,14 @@ struct Peak {
     level: i128,
 }
 
-/// The highest levels since each charge. Numbers ascend, and levels descend.
+/// The highest levels since each charge. Numbers ascend, and levels descend. Empty if no charge may
+/// change any more.
 #[derive(Clone, Debug, Default)]
 struct PeakList(Vec<Peak>);
 
 impl PeakList {
     /// Records a level after the last charge.
+    #[inline]
     fn record(&mut self, charge: u64, level: i128) {
         while self.0.last().is_some_and(|last| last.level <= level) {
             self.0.pop();
@@ -100,17 +102,23 @@ impl PeakList {
         self.merge();
     }
 
-    /// Forgets the peaks before the last one.
-    fn forget_earlier(&mut self) {
-        if self.0.len() > 1 {
-            self.0.drain(..self.0.len() - 1);
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    #[inline]
+    fn merge(&mut self) {
+        if self.0.len() > MAX_PEAKS {
+            self.merge_nearest();
         }
     }
 
-    fn merge(&mut self) {
-        if self.0.len() <= MAX_PEAKS {
-            return;
-        }
+    #[cold]
+    fn merge_nearest(&mut self) {
         // The later of equal differences is merged, because its peak is farther from the capacity.
         let difference = |index: &usize| self.0[*index].level - self.0[*index + 1].level;
         let pairs = 0..self.0.len() - 1;
@@ -176,15 +184,28 @@ impl Bucket {
     }
 
     /// Refills up to `now`.
+    #[inline]
     pub(crate) fn refill(&mut self, now: u64) {
-        if now > self.at {
+        if now <= self.at {
+            return;
+        }
+        // A full bucket stays full, and that level has been recorded.
+        if self.level < self.capacity {
             self.level = self.level_at(now);
-            self.at = now;
+            self.record_level();
+        }
+        self.at = now;
+    }
+
+    /// Records a changed level for the charges that may change.
+    fn record_level(&mut self) {
+        if !self.peaks.is_empty() {
             self.peaks.record(self.charge, self.level);
         }
     }
 
     /// Takes `tokens` for the charge of this number, into debt if necessary. Numbers ascend from 1.
+    #[inline]
     pub(crate) fn take(&mut self, charge: u64, tokens: u64) {
         self.level = self.level.saturating_sub(units(tokens));
         self.charge = charge;
@@ -230,10 +251,11 @@ impl Bucket {
         self.bounds.change(charge, change, false);
     }
 
-    /// Forgets what only earlier charges need. None of them may change any more.
+    /// Forgets what only the charges so far need. None of them may change any more.
+    #[inline]
     pub(crate) fn forget_charges(&mut self) {
-        self.peaks.forget_earlier();
-        self.bounds.forget_earlier();
+        self.peaks.clear();
+        self.bounds.clear();
     }
 
     /// Corrects a charge by the usage that the server has reported. An increase takes the level at
@@ -257,6 +279,12 @@ impl Bucket {
         self.level >= (self.capacity >> 1) + units(tokens)
     }
 
+    /// Returns true if `tokens` are within the limit, and fit whatever the safety margin is.
+    #[inline]
+    pub(crate) fn fits(&self, tokens: u64) -> bool {
+        tokens <= self.limit && self.has_plenty(tokens)
+    }
+
     /// Returns the nanoseconds until the level is `need` units, rounded up.
     pub(crate) fn wait(&self, need: i128) -> u64 {
         let missing = need.saturating_sub(self.level);
@@ -277,7 +305,7 @@ impl Bucket {
     /// Bounds the level. The upper bound wins if the bounds contradict each other.
     pub(crate) fn clamp(&mut self, low: i128, high: i128) {
         self.level = self.level.max(low).min(high).min(self.capacity);
-        self.peaks.record(self.charge, self.level);
+        self.record_level();
     }
 
     /// Bounds the level by one that the server has shown. With all charges as they are in truth,
@@ -319,7 +347,9 @@ pub(crate) fn tokens(units: i128) -> i64 {
 
 /// Returns the duration in nanoseconds, at most `u64::MAX` (584 years).
 pub(crate) fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+    let seconds = duration.as_secs().checked_mul(1_000_000_000);
+    let nanos = seconds.and_then(|nanos| nanos.checked_add(duration.subsec_nanos().into()));
+    nanos.unwrap_or(u64::MAX)
 }
 
 /// Returns the nearest whole number, halves away from zero, and 0 below zero.

@@ -110,6 +110,7 @@ impl DimensionState {
         }
     }
 
+    #[inline]
     fn charge(&mut self, now: u64, number: u64, tokens: u64) {
         match &mut self.bucket {
             Some(bucket) if self.observed => {
@@ -291,6 +292,15 @@ impl Buckets {
         self.dimensions[OUTPUT].counted == Counted::AtHead
     }
 
+    /// Returns true if all of a charge is within all limits, and fits whatever the safety margins
+    /// are. Its size, its wait and its debt then need no other check.
+    #[inline]
+    pub(crate) fn fit(&self, charge: &Charge) -> bool {
+        let mut additional = self.additional.iter();
+        self.known().all(|(index, bucket)| bucket.fits(charge[index]))
+            && additional.all(|limit| limit.fits(charge[limit.dimension]))
+    }
+
     /// Returns true if every bucket is more than half full.
     pub(crate) fn has_plenty(&self) -> bool {
         self.known().all(|(_, bucket)| bucket.has_plenty(0))
@@ -409,11 +419,10 @@ impl Buckets {
 
     /// Records that the server took a request of this charge.
     pub(crate) fn on_accepted(&mut self, charge: &Charge) {
-        for (dimension, charge) in self.dimensions.iter_mut().zip(charge) {
-            if dimension
-                .refused
-                .as_ref()
-                .is_some_and(|refused| *charge >= refused.charge)
+        for index in [INPUT, TOTAL] {
+            let dimension = &mut self.dimensions[index];
+            if let Some(refused) = &dimension.refused
+                && charge[index] >= refused.charge
             {
                 dimension.refused = None;
             }
@@ -532,6 +541,7 @@ impl Buckets {
     }
 
     /// Charges a request that is being admitted.
+    #[inline]
     pub(crate) fn charge(&mut self, now: u64, charge: &Charge) -> SendSnapshot {
         self.charges += 1;
         let number = self.charges;
@@ -580,11 +590,20 @@ impl Buckets {
         }
     }
 
-    /// Records that the server has counted the charges of a request that count at this point.
-    pub(crate) fn mark_seen(&mut self, counted: &Charge, at: Counted) {
+    /// Records that the server has counted the charges of a request that count at its head.
+    pub(crate) fn mark_seen(&mut self, counted: &Charge) {
         for (dimension, counted) in self.dimensions.iter_mut().zip(counted) {
-            if dimension.counted == at {
+            if dimension.counted == Counted::AtHead {
                 dimension.seen = dimension.seen.wrapping_add(*counted as i64);
+            }
+        }
+    }
+
+    /// Records that a request has ended, so that the server has counted all of its charge.
+    pub(crate) fn mark_ended(&mut self, request: &InFlight) {
+        for (dimension, counted) in self.dimensions.iter_mut().zip(request.sent.counted) {
+            if dimension.counted == Counted::AtEnd || !request.head_received {
+                dimension.seen = dimension.seen.wrapping_add(counted as i64);
             }
         }
     }

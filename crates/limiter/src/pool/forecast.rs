@@ -291,16 +291,19 @@ impl InputEstimator {
         if estimate == 0 {
             return;
         }
-        let before = self.expected(key, estimate);
-        let actual = actual as f64;
-        self.all.learn(estimate as f64, actual);
+        let (estimate, actual) = (estimate as f64, actual as f64);
         let slot = self.keys.claim(key.0, |_| true);
-        if let Some(own) = slot.and_then(|slot| self.keys.at(slot)) {
-            (own.workload, own.variant) = (cost.workload, cost.variant);
-            own.calibration.learn(estimate as f64, actual);
-            own.errors.learn(before, actual);
-        }
-        self.error.learn(self.expected(key, estimate), actual);
+        let Some(own) = slot.and_then(|slot| self.keys.at(slot)) else {
+            return;
+        };
+        (own.workload, own.variant) = (cost.workload, cost.variant);
+        // The expectation of a new key is that of the scope.
+        let before = own.calibration.expected_within(&self.all, estimate);
+        own.errors.learn(before, actual);
+        self.all.learn(estimate, actual);
+        own.calibration.learn(estimate, actual);
+        let after = own.calibration.expected_within(&self.all, estimate);
+        self.error.learn(after, actual);
     }
 
     /// Learns only the error of an estimate that no ratio corrects, or that was wrong altogether.

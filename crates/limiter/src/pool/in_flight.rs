@@ -145,14 +145,22 @@ impl InFlightTable {
         self.initial_limit = raised.filter(|limit| *limit < INITIAL_LIMIT_ENDS);
     }
 
+    #[inline]
     pub(crate) fn insert(&mut self, request: InFlight) -> ReservationId {
-        if let Some(index) = self.free.pop() {
-            let slot = &mut self.slots[index as usize];
+        if let Some(index) = self.free.pop()
+            && let Some(slot) = self.slots.get_mut(index as usize)
+        {
             slot.generation = slot.generation.wrapping_add(1);
             slot.used = true;
             slot.request = request;
             return ReservationId::new(index, slot.generation);
         }
+        self.push(request)
+    }
+
+    /// Inserts a request into a new slot.
+    #[cold]
+    fn push(&mut self, request: InFlight) -> ReservationId {
         let index = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
         self.slots.push(Slot {
             generation: 0,
@@ -162,11 +170,13 @@ impl InFlightTable {
         ReservationId::new(index, 0)
     }
 
+    #[inline]
     pub(crate) fn get_mut(&mut self, id: ReservationId) -> Option<&mut InFlight> {
         let slot = self.slots.get_mut(id.slot())?;
         slot.is_of(id).then_some(&mut slot.request)
     }
 
+    #[inline]
     pub(crate) fn get(&self, id: ReservationId) -> Option<&InFlight> {
         let slot = self.slots.get(id.slot())?;
         slot.is_of(id).then_some(&slot.request)
@@ -180,8 +190,10 @@ impl InFlightTable {
 
     /// Frees the slot of `id`.
     pub(crate) fn remove(&mut self, id: ReservationId) {
-        if self.get(id).is_some() {
-            self.slots[id.slot()].used = false;
+        if let Some(slot) = self.slots.get_mut(id.slot())
+            && slot.is_of(id)
+        {
+            slot.used = false;
             self.free.push(id.0 as u32);
         }
     }

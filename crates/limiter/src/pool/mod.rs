@@ -72,7 +72,7 @@ use crate::{
     limits::PoolLimits,
     pool::{
         bucket::{Charge, INPUT, MAX_CHARGE, Margins, OUTPUT, TOTAL, units},
-        buckets::{Buckets, Counted},
+        buckets::Buckets,
         external_use::{ExternalUse, LevelChange},
         forecast::{Forecast, margins},
         header_observer::{Answered, HeaderObserver},
@@ -334,61 +334,90 @@ impl Pool {
 
     /// Ends a reservation. Later calls for the same id are ignored.
     pub fn settle(&mut self, now: u64, id: ReservationId, settlement: &Settlement) {
-        let now = self.advance(now);
-        let Some(request) = self.in_flight.get(id) else {
-            return;
-        };
-        let (produced, bound) = (request.produced, request.cost.bound);
-        let reported = |usage: &Usage| capped(usage.limited_output(), bound.output_tokens);
-        if *settlement == Settlement::Rejected {
-            self.on_rejected(now, id, None);
-        }
-        self.pacing.on_ended(now);
         match settlement {
-            Settlement::NotSent | Settlement::Rejected => self.refund(id),
+            Settlement::NotSent => self.settle_unused(now, id, false),
+            Settlement::Rejected => self.settle_unused(now, id, true),
             Settlement::Invalid => {
-                self.in_flight.on_answered();
-                self.recharge(id, Some(0), Some(0));
+                if self.begin_settling(now, id) {
+                    self.in_flight.on_answered();
+                    self.recharge(id, Some(0), Some(0));
+                    self.close(id);
+                }
             }
             Settlement::Failed { usage } | Settlement::Dropped { usage } => {
-                let output = reported(usage).unwrap_or(0).max(produced);
-                self.on_usage(id, usage, Some(output), output > 0);
+                self.settle_usage(now, id, usage, false);
             }
-            Settlement::Used { usage } => {
-                let output = reported(usage);
-                self.on_usage(id, usage, output.map(|output| output.max(produced)), true);
-            }
+            Settlement::Used { usage } => self.settle_usage(now, id, usage, true),
         }
-        self.close(id);
-        self.review_lease();
+    }
+
+    /// Ends the reservation of a response that the server began, with its usage so far.
+    /// `is_complete` is true if the whole response has arrived. See [`Settlement::Used`] and
+    /// [`Settlement::Failed`].
+    pub(crate) fn settle_usage(
+        &mut self,
+        now: u64,
+        id: ReservationId,
+        usage: &Usage,
+        is_complete: bool,
+    ) {
+        if self.begin_settling(now, id) {
+            self.on_usage(id, usage, is_complete);
+            self.close(id);
+        }
+    }
+
+    /// Ends the reservation of a request that the server has not counted.
+    fn settle_unused(&mut self, now: u64, id: ReservationId, was_rejected: bool) {
+        if self.begin_settling(now, id) {
+            if was_rejected {
+                self.on_rejected(self.now, id, None);
+            }
+            self.refund(id);
+            self.close(id);
+        }
+    }
+
+    /// Advances to the end of a request. Returns false if it has ended before.
+    fn begin_settling(&mut self, now: u64, id: ReservationId) -> bool {
+        let now = self.advance(now);
+        let is_open = self.in_flight.get(id).is_some();
+        if is_open {
+            self.pacing.on_ended(now);
+        }
+        is_open
     }
 
     /// Charges the usage of a request, and learns from it if the server took the request. What a
     /// response that broke or was dropped has produced is what such a request uses.
-    fn on_usage(
-        &mut self,
-        id: ReservationId,
-        usage: &Usage,
-        output: Option<u64>,
-        was_accepted: bool,
-    ) {
-        if was_accepted {
-            self.on_accepted(id);
-        }
+    fn on_usage(&mut self, id: ReservationId, usage: &Usage, is_complete: bool) {
         let Some(request) = self.in_flight.get(id) else {
             return;
         };
-        let cost = request.cost;
-        let input = capped(usage.limited_input(), cost.bound.input_tokens);
-        let input = input.filter(|_| cost.settles_input());
-        let output = output.filter(|_| cost.settles_output());
-        self.recharge(id, input, output);
+        let (cost, produced) = (&request.cost, request.produced);
+        let (settles_input, settles_output) = (cost.settles_input(), cost.settles_output());
         let is_credible = !exceeds(usage, cost.bound);
-        let request = self.in_flight.get(id);
-        if let Some(request) = request.filter(|request| request.accepted && is_credible) {
+        let input = capped(usage.limited_input(), cost.bound.input_tokens);
+        let input = input.filter(|_| settles_input);
+        let output = capped(usage.limited_output(), cost.bound.output_tokens);
+        let output = if is_complete {
+            output.map(|output| output.max(produced))
+        } else {
+            Some(output.unwrap_or(0).max(produced))
+        };
+        let was_accepted = is_complete || output.is_some_and(|output| output > 0);
+        if was_accepted {
+            self.on_accepted(id);
+        }
+        let output = output.filter(|_| settles_output);
+        self.recharge(id, input, output);
+        if let Some(request) = self.in_flight.get(id)
+            && request.accepted
+            && is_credible
+        {
             let read = usage.cache_read_input_tokens.unwrap_or(0);
-            self.forecast
-                .learn(request, input, output.filter(|_| was_accepted), read);
+            let output = output.filter(|_| was_accepted);
+            self.forecast.learn(request, input, output, read);
         }
     }
 
@@ -409,8 +438,7 @@ impl Pool {
         if let Some(request) = self.in_flight.get_mut(id)
             && !std::mem::replace(&mut request.head_received, true)
         {
-            self.buckets
-                .mark_seen(&request.sent.counted, Counted::AtHead);
+            self.buckets.mark_seen(&request.sent.counted);
         }
     }
 
@@ -500,6 +528,9 @@ impl Pool {
             new[OUTPUT] = output.min(MAX_CHARGE);
         }
         new[TOTAL] = new[INPUT] + new[OUTPUT];
+        if new == request.charge && self.lease.is_none() {
+            return;
+        }
         if let Some(lease) = &mut self.lease {
             lease.before_change(&self.buckets);
         }
@@ -518,16 +549,15 @@ impl Pool {
 
     /// Removes a request from the table. From here on all of its charge counts as seen.
     fn close(&mut self, id: ReservationId) {
-        self.on_head(id);
         if let Some(request) = self.in_flight.get_mut(id) {
             self.forecast.on_ended(request);
-            self.buckets
-                .mark_seen(&request.sent.counted, Counted::AtEnd);
+            self.buckets.mark_ended(request);
         }
         self.in_flight.remove(id);
         if self.in_flight.len() == 0 {
             self.buckets.forget_charges();
         }
+        self.review_lease();
     }
 
     fn margins(&self, input: u64) -> Margins {
