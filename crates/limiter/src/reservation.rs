@@ -146,12 +146,25 @@ impl Reservation {
     }
 
     /// Ends the reservation of a successful response that ended like this, at this time.
-    pub(crate) fn settle_outcome(mut self, outcome: &Outcome, now: Instant) {
+    #[inline]
+    pub(crate) fn settle_outcome(&mut self, outcome: &Outcome, now: Instant) {
         self.finish();
         self.backend.settle_outcome(self.id, outcome, now);
     }
 
+    #[cold]
+    fn settle_dropped(&mut self) {
+        let settlement = if self.sent {
+            Settlement::dropped()
+        } else {
+            Settlement::NotSent
+        };
+        self.finish();
+        self.backend.settle(self.id, settlement, sync::now());
+    }
+
     /// Prepares the end, after which nothing is left to do for the destructor.
+    #[inline]
     fn finish(&mut self) {
         self.settled = true;
         if let Some(call) = self.left_in.take() {
@@ -162,16 +175,9 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        if self.settled {
-            return;
+        if !self.settled {
+            self.settle_dropped();
         }
-        let settlement = if self.sent {
-            Settlement::dropped()
-        } else {
-            Settlement::NotSent
-        };
-        self.finish();
-        self.backend.settle(self.id, settlement, sync::now());
     }
 }
 
@@ -271,13 +277,17 @@ impl Admitted {
     /// Returns the scope of the reservation, which is `kept` only if the reservation does not know
     /// it.
     pub(crate) fn scope<'a>(&'a self, kept: &'a Option<Box<Scope>>) -> &'a Scope {
-        let of_reservation = || match self {
+        kept.as_deref()
+            .or_else(|| self.known_scope())
+            .expect("kept if the reservation does not know it")
+    }
+
+    /// Returns the scope that the reservation knows.
+    pub(crate) fn known_scope(&self) -> Option<&Scope> {
+        match self {
             Self::Own(reservation) => reservation.scope(),
             Self::Joined(handle) => handle.scope(),
-        };
-        kept.as_deref()
-            .or_else(of_reservation)
-            .expect("kept if the reservation does not know it")
+        }
     }
 
     /// Returns true if the head of a success at `at` has nothing new for the limiter.

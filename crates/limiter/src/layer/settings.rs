@@ -260,7 +260,8 @@ impl LabelHeaders {
     /// Fills in the workload if neither the estimate nor the call has one.
     #[inline]
     pub(super) fn apply_workload<B>(&self, request: &Request<B>, cost: &mut Cost) {
-        if cost.workload == Workload::NONE
+        if self.workload.is_some()
+            && cost.workload == Workload::NONE
             && let Some(value) = value(request, self.workload.as_ref())
             && let Ok(workload) = std::str::from_utf8(value)
         {
@@ -280,7 +281,6 @@ fn workload_tenant(workload: Workload) -> Option<Tenant> {
     is_named.then(|| Tenant(Arc::from(format!("workload:{:x}", workload.to_bits()))))
 }
 
-#[inline]
 fn value<'a, B>(request: &'a Request<B>, name: Option<&HeaderName>) -> Option<&'a [u8]> {
     Some(request.headers().get(name?)?.as_bytes())
 }

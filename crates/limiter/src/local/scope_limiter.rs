@@ -56,6 +56,18 @@ struct StoreLink {
     number: u64,
 }
 
+impl StoreLink {
+    fn announce(&self, state: &mut State) {
+        if !state.is_announced
+            && state.pool.has_message()
+            && let Some(this) = self.this.upgrade()
+        {
+            state.is_announced = true;
+            self.hub.push(this);
+        }
+    }
+}
+
 struct State {
     pool: Pool,
     /// The driver of the store has this scope in its queue.
@@ -156,13 +168,8 @@ impl ScopeLimiter {
     /// Announces a message of the pool to the driver of the store.
     #[inline]
     fn announce(&self, state: &mut State) {
-        if let Some(store) = &self.store
-            && !state.is_announced
-            && state.pool.has_message()
-            && let Some(this) = store.this.upgrade()
-        {
-            state.is_announced = true;
-            store.hub.push(this);
+        if let Some(store) = &self.store {
+            store.announce(state);
         }
     }
 
@@ -263,7 +270,9 @@ impl ScopeLimiter {
         let mut state = self.lock();
         let id = state.pool.grant_now(now, cost, deadline)?;
         state.used_at = state.used_at.max(now);
-        self.update_skip_heads(now, &state.pool);
+        if state.pool.skip_heads_until() == 0 {
+            self.skip_heads_until.store(0, Ordering::Relaxed);
+        }
         Some(id)
     }
 
@@ -477,7 +486,8 @@ impl Ledger for ScopeLimiter {
     }
 
     fn can_skip_head(&self, at: Instant) -> bool {
-        self.skip_heads_until.load(Ordering::Relaxed) > self.nanos(at)
+        let until = self.skip_heads_until.load(Ordering::Relaxed);
+        until > 0 && until > self.nanos(at)
     }
 
     fn observe(&self, reservation: u64, seen: &Observation<'_>) -> Option<LimitWarning> {

@@ -116,25 +116,30 @@ impl Pool {
         if deadline.is_some_and(|deadline| deadline <= now) {
             return None;
         }
-        let mut charge = self.charge(cost);
-        // Most requests are far below all limits, and need no more than this look at them.
-        let fits = self.lease.is_none() && self.buckets.fit(&charge);
-        if !fits {
-            self.buckets.check_size(now, cost, &charge).ok()?;
+        let charge = self.charge(cost);
+        if self.lease.is_some() || !self.buckets.fit(&charge) {
+            return self.grant_near_limit(now, cost, charge);
         }
+        // Most requests are far below all limits. The one look at the buckets was enough for them.
         self.on_request(now, false);
-        let is_admissible = if fits {
-            !self.in_flight.is_full() && self.paced_until(now) <= now
-        } else {
-            self.is_admissible(now, &charge)
-        };
-        if !is_admissible {
+        let is_admissible = !self.in_flight.is_full() && self.paced_until(now) <= now;
+        is_admissible.then(|| self.admit(now, cost, charge, None, false))
+    }
+
+    /// Admits a request at once whose charge may not fit, or that the lease must cover.
+    #[inline(never)]
+    fn grant_near_limit(&mut self, now: u64, cost: &Cost, charge: Charge) -> Option<ReservationId> {
+        self.buckets.check_size(now, cost, &charge).ok()?;
+        self.on_request(now, false);
+        if !self.is_admissible(now, &charge) {
             return None;
         }
-        if !fits {
-            charge = self.buckets.without_long_debt(charge);
+        let charge = self.buckets.without_long_debt(charge);
+        let id = self.admit(now, cost, charge, None, false);
+        if !self.buckets.has_plenty() {
+            self.skip_heads_until = 0;
         }
-        Some(self.admit(now, cost, charge, None, false))
+        Some(id)
     }
 
     /// Admits requests from the head of the queue while the head is admissible, and appends them to
@@ -238,18 +243,29 @@ impl Pool {
                 .any(|bucket| bucket.level() < needed)
     }
 
+    #[inline]
     fn charge(&self, cost: &Cost) -> Charge {
         self.forecast.charge_near(&self.buckets, cost)
     }
 
+    #[inline]
     fn on_request(&mut self, now: u64, queued: bool) {
         self.pacing.on_request(now, queued || self.in_flight() > 0);
         self.update_pacing(now);
     }
 
+    #[inline]
     fn update_pacing(&mut self, now: u64) {
-        let shared = self.external_use.is_shared(now);
-        let share = shared.then(|| pacing::shared_rate(&self.buckets, &self.margins(0)));
+        let is_shared = self.external_use.is_shared(now);
+        if is_shared || !self.pacing.is_off() {
+            self.pace(now, is_shared);
+        }
+    }
+
+    // Out of line, since few pools are paced.
+    #[inline(never)]
+    fn pace(&mut self, now: u64, is_shared: bool) {
+        let share = is_shared.then(|| pacing::shared_rate(&self.buckets, &self.margins(0)));
         self.pacing.update(now, share);
     }
 
@@ -278,6 +294,7 @@ impl Pool {
     }
 
     /// Returns the earliest time at which the pacing admits a request.
+    #[inline]
     fn paced_until(&self, now: u64) -> u64 {
         self.pacing.earliest(now, self.buckets.probe_at())
     }
@@ -322,7 +339,8 @@ impl Pool {
         let buckets = &self.buckets;
         self.pacing
             .on_admitted(now, sent.number, waited, || pacing::work(buckets, &charge));
-        self.in_flight.insert(InFlight {
+        let output_slot = self.forecast.on_sent(cost, &charge);
+        self.in_flight.insert_with(|| InFlight {
             cost: *cost,
             charge,
             sent,
@@ -332,7 +350,7 @@ impl Pool {
             paused: false,
             rejection_handled: false,
             produced: 0,
-            output_slot: self.forecast.on_sent(cost, &charge),
+            output_slot,
             flow_tag,
         })
     }

@@ -60,13 +60,37 @@ impl PeakList {
     /// Records a level after the last charge.
     #[inline]
     fn record(&mut self, charge: u64, level: i128) {
-        while self.0.last().is_some_and(|last| last.level <= level) {
-            self.0.pop();
+        match self.0.last_mut() {
+            Some(last) if last.level <= level => {
+                last.charge = charge;
+                self.raise(level);
+            }
+            Some(last) if last.charge >= charge => {}
+            _ => {
+                self.0.push(Peak { charge, level });
+                self.merge();
+            }
         }
-        if self.0.last().is_none_or(|last| last.charge < charge) {
-            self.0.push(Peak { charge, level });
-            self.merge();
+    }
+
+    /// Raises the last peak to this level.
+    #[inline]
+    fn raise(&mut self, level: i128) {
+        if let Some(last) = self.0.last_mut()
+            && last.level < level
+        {
+            last.level = level;
+            if self.0.len() > 1 {
+                self.forget_lower(level);
+            }
         }
+    }
+
+    /// Forgets the peaks before the last one that are no higher than this level.
+    fn forget_lower(&mut self, level: i128) {
+        let last = self.0.len() - 1;
+        let higher = self.0[..last].partition_point(|earlier| earlier.level > level);
+        self.0.drain(higher..last);
     }
 
     /// Returns the position of the first peak since this charge.
@@ -100,10 +124,6 @@ impl PeakList {
             earlier.partition_point(|earlier| earlier.level > level.saturating_add(change));
         self.0.drain(higher..first);
         self.merge();
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
     }
 
     fn clear(&mut self) {
@@ -192,16 +212,9 @@ impl Bucket {
         // A full bucket stays full, and that level has been recorded.
         if self.level < self.capacity {
             self.level = self.level_at(now);
-            self.record_level();
+            self.peaks.raise(self.level);
         }
         self.at = now;
-    }
-
-    /// Records a changed level for the charges that may change.
-    fn record_level(&mut self) {
-        if !self.peaks.is_empty() {
-            self.peaks.record(self.charge, self.level);
-        }
     }
 
     /// Takes `tokens` for the charge of this number, into debt if necessary. Numbers ascend from 1.
@@ -217,15 +230,14 @@ impl Bucket {
     /// Only a charge of most of the bucket has no other room for a late one. The first of several
     /// is counted sooner.
     pub(crate) fn take_late(&mut self, charge: u64, tokens: u64, now: u64, transit: u64) {
-        let is_full = self.level >= self.capacity;
-        self.take(charge, tokens);
-        if is_full {
+        if self.level >= self.capacity {
             let is_most = units(tokens) > self.capacity >> 1;
             let held = if is_most { 2 * transit } else { transit };
             self.hold(now.saturating_add(held));
-        } else if self.at > now && self.at <= now.saturating_add(transit) {
+        } else if self.at > now && self.at - now <= transit {
             self.at = self.at.min(now.saturating_add(transit / 2));
         }
+        self.take(charge, tokens);
     }
 
     /// Refills nothing until `at`.
@@ -305,7 +317,7 @@ impl Bucket {
     /// Bounds the level. The upper bound wins if the bounds contradict each other.
     pub(crate) fn clamp(&mut self, low: i128, high: i128) {
         self.level = self.level.max(low).min(high).min(self.capacity);
-        self.record_level();
+        self.peaks.raise(self.level);
     }
 
     /// Bounds the level by one that the server has shown. With all charges as they are in truth,
@@ -354,15 +366,23 @@ pub(crate) fn nanos(duration: Duration) -> u64 {
 
 /// Returns the nearest whole number, halves away from zero, and 0 below zero.
 pub(crate) fn rounded(x: f64) -> u64 {
-    // A cast of a float truncates and saturates.
-    let whole = x as u64;
-    whole.saturating_add(u64::from(x - whole as f64 >= 0.5))
+    // A cast of a float truncates and saturates. One to a signed integer takes half the time.
+    let whole = x as i64;
+    if whole == i64::MAX {
+        return x as u64;
+    }
+    let nearest = whole + i64::from(x - whole as f64 >= 0.5);
+    nearest.max(0).unsigned_abs()
 }
 
 /// Returns the next whole number, and 0 below zero.
 pub(crate) fn rounded_up(x: f64) -> u64 {
-    let whole = x as u64;
-    whole.saturating_add(u64::from(x > whole as f64))
+    let whole = x as i64;
+    if whole == i64::MAX {
+        return x as u64;
+    }
+    let next = whole + i64::from(x > whole as f64);
+    next.max(0).unsigned_abs()
 }
 
 /// Returns the integer as a float. Most 128-bit integers fit 64 bits.

@@ -122,8 +122,12 @@ impl DimensionState {
         self.sent = self.sent.wrapping_add(tokens as i64);
     }
 
-    fn recharge(&mut self, number: u64, old: u64, new: u64, counted: &mut u64) {
+    fn recharge(&mut self, now: u64, number: u64, old: u64, new: u64, counted: &mut u64) {
+        if old == new {
+            return;
+        }
         if let Some(bucket) = &mut self.bucket {
+            bucket.refill(now);
             bucket.correct(number, old, new);
         }
         if self.counted == Counted::AtEnd {
@@ -132,12 +136,13 @@ impl DimensionState {
         }
     }
 
-    fn refund(&mut self, number: u64, charge: u64, counted: u64, head_received: bool) {
+    fn refund(&mut self, now: u64, request: &InFlight, charge: u64, counted: u64) {
         if let Some(bucket) = &mut self.bucket {
-            bucket.recharge(number, charge, 0);
+            bucket.refill(now);
+            bucket.recharge(request.sent.number, charge, 0);
         }
         self.sent = self.sent.wrapping_sub(counted as i64);
-        if head_received && self.counted == Counted::AtHead {
+        if request.head_received && self.counted == Counted::AtHead {
             self.seen = self.seen.wrapping_sub(counted as i64);
         }
     }
@@ -153,6 +158,8 @@ pub(crate) struct Buckets {
     last_admission: u64,
     /// The number of charges so far.
     charges: u64,
+    /// The time up to which all limits have been refilled.
+    at: u64,
 }
 
 impl Buckets {
@@ -174,6 +181,7 @@ impl Buckets {
             max_hold: nanos(config.max_pause),
             last_admission: now,
             charges: 0,
+            at: now,
         }
     }
 
@@ -275,11 +283,15 @@ impl Buckets {
 
     /// Forgets what only earlier charges need, when none of them is open.
     pub(crate) fn forget_charges(&mut self) {
-        let main = self.dimensions.iter_mut();
-        let main = main.filter_map(|dimension| dimension.bucket.as_mut());
-        let more = self.additional.iter_mut();
-        for bucket in main.chain(more.filter_map(AdditionalLimit::bucket_mut)) {
-            bucket.forget_charges();
+        for dimension in &mut self.dimensions {
+            if let Some(bucket) = &mut dimension.bucket {
+                bucket.forget_charges();
+            }
+        }
+        for limit in &mut self.additional {
+            if let Some(bucket) = limit.bucket_mut() {
+                bucket.forget_charges();
+            }
         }
     }
 
@@ -297,7 +309,8 @@ impl Buckets {
     #[inline]
     pub(crate) fn fit(&self, charge: &Charge) -> bool {
         let mut additional = self.additional.iter();
-        self.known().all(|(index, bucket)| bucket.fits(charge[index]))
+        self.known()
+            .all(|(index, bucket)| bucket.fits(charge[index]))
             && additional.all(|limit| limit.fits(charge[limit.dimension]))
     }
 
@@ -323,12 +336,14 @@ impl Buckets {
 
     /// Refills up to `now`.
     pub(crate) fn advance(&mut self, now: u64) {
-        for bucket in self
-            .dimensions
-            .iter_mut()
-            .filter_map(|dimension| dimension.bucket.as_mut())
-        {
-            bucket.refill(now);
+        if now <= self.at {
+            return;
+        }
+        self.at = now;
+        for dimension in &mut self.dimensions {
+            if let Some(bucket) = &mut dimension.bucket {
+                bucket.refill(now);
+            }
         }
         for limit in &mut self.additional {
             limit.advance(now);
@@ -561,31 +576,32 @@ impl Buckets {
         }
     }
 
-    /// Replaces the tokens charged for a request. Returns the old charge.
-    pub(crate) fn recharge(&mut self, request: &mut InFlight, new: Charge) -> Charge {
+    /// Replaces the tokens charged for a request, at `now`. Returns the old charge.
+    pub(crate) fn recharge(&mut self, now: u64, request: &mut InFlight, new: Charge) -> Charge {
         let old = std::mem::replace(&mut request.charge, new);
+        let number = request.sent.number;
         for index in [INPUT, OUTPUT, TOTAL] {
             let counted = &mut request.sent.counted[index];
-            self.dimensions[index].recharge(request.sent.number, old[index], new[index], counted);
+            self.dimensions[index].recharge(now, number, old[index], new[index], counted);
         }
-        self.recharge_additional(&request.sent, &old, &new);
+        self.recharge_additional(now, &request.sent, &old, &new);
         old
     }
 
-    /// Gives back everything that was charged for a request. Returns the old charge.
-    pub(crate) fn refund(&mut self, request: &mut InFlight) -> Charge {
+    /// Gives back everything that was charged for a request, at `now`. Returns the old charge.
+    pub(crate) fn refund(&mut self, now: u64, request: &mut InFlight) -> Charge {
         let old = std::mem::replace(&mut request.charge, NO_CHARGE);
         let counted = std::mem::replace(&mut request.sent.counted, NO_CHARGE);
         for (index, dimension) in self.dimensions.iter_mut().enumerate() {
-            let number = request.sent.number;
-            dimension.refund(number, old[index], counted[index], request.head_received);
+            dimension.refund(now, request, old[index], counted[index]);
         }
-        self.recharge_additional(&request.sent, &old, &NO_CHARGE);
+        self.recharge_additional(now, &request.sent, &old, &NO_CHARGE);
         old
     }
 
-    fn recharge_additional(&mut self, sent: &SendSnapshot, old: &Charge, new: &Charge) {
+    fn recharge_additional(&mut self, now: u64, sent: &SendSnapshot, old: &Charge, new: &Charge) {
         for limit in &mut self.additional {
+            limit.advance(now);
             limit.recharge(sent, old, new);
         }
     }
