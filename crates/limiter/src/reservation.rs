@@ -28,6 +28,12 @@ pub trait ReservationBackend: Ledger {
 
     /// Ends a reservation.
     fn settle(&self, reservation: u64, settlement: Settlement, now: Instant);
+
+    /// Ends the reservation of a successful response that ended like this. Settles it by
+    /// [`Settlement::of`] by default.
+    fn settle_outcome(&self, reservation: u64, outcome: &Outcome, now: Instant) {
+        self.settle(reservation, Settlement::of(outcome), now);
+    }
 }
 
 /// A reservation of one admitted request.
@@ -129,34 +135,49 @@ impl Reservation {
     }
 
     /// Ends the reservation now.
-    pub fn settle(mut self, settlement: Settlement) {
-        self.finish(settlement, sync::now);
+    pub fn settle(self, settlement: Settlement) {
+        self.settle_at(settlement, sync::now());
     }
 
     /// Ends the reservation at this time.
     pub fn settle_at(mut self, settlement: Settlement, now: Instant) {
-        self.finish(settlement, || now);
+        self.finish();
+        self.backend.settle(self.id, settlement, now);
     }
 
-    fn finish(&mut self, settlement: Settlement, now: impl FnOnce() -> Instant) {
-        if !self.settled {
-            self.settled = true;
-            if let Some(call) = self.left_in.take() {
-                call.forget_reservation(&*self.backend, self.id);
-            }
-            self.backend.settle(self.id, settlement, now());
+    /// Ends the reservation of a successful response that ended like this, at this time.
+    #[inline]
+    pub(crate) fn settle_outcome(&mut self, outcome: &Outcome, now: Instant) {
+        self.finish();
+        self.backend.settle_outcome(self.id, outcome, now);
+    }
+
+    #[cold]
+    fn settle_dropped(&mut self) {
+        let settlement = if self.sent {
+            Settlement::dropped()
+        } else {
+            Settlement::NotSent
+        };
+        self.finish();
+        self.backend.settle(self.id, settlement, sync::now());
+    }
+
+    /// Prepares the end, after which nothing is left to do for the destructor.
+    #[inline]
+    fn finish(&mut self) {
+        self.settled = true;
+        if let Some(call) = self.left_in.take() {
+            call.forget_reservation(&*self.backend, self.id);
         }
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let settlement = if self.sent {
-            Settlement::dropped()
-        } else {
-            Settlement::NotSent
-        };
-        self.finish(settlement, sync::now);
+        if !self.settled {
+            self.settle_dropped();
+        }
     }
 }
 
@@ -256,13 +277,17 @@ impl Admitted {
     /// Returns the scope of the reservation, which is `kept` only if the reservation does not know
     /// it.
     pub(crate) fn scope<'a>(&'a self, kept: &'a Option<Box<Scope>>) -> &'a Scope {
-        let of_reservation = || match self {
+        kept.as_deref()
+            .or_else(|| self.known_scope())
+            .expect("kept if the reservation does not know it")
+    }
+
+    /// Returns the scope that the reservation knows.
+    pub(crate) fn known_scope(&self) -> Option<&Scope> {
+        match self {
             Self::Own(reservation) => reservation.scope(),
             Self::Joined(handle) => handle.scope(),
-        };
-        kept.as_deref()
-            .or_else(of_reservation)
-            .expect("kept if the reservation does not know it")
+        }
     }
 
     /// Returns true if the head of a success at `at` has nothing new for the limiter.

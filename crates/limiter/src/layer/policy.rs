@@ -10,7 +10,7 @@ use std::{
 use http::{Request, response::Parts};
 use tokio::time::Instant;
 use tower_claude_core::{
-    Call, Class, EstimateCost, EstimatedTokens, HeuristicCost, Outcome, Priority, Rejection,
+    Call, Class, Cost, EstimateCost, EstimatedTokens, HeuristicCost, Outcome, Priority, Rejection,
     RequestBody, Scope, UsageBound,
     driver::{AttemptPolicy, Clock},
     event::EventSink,
@@ -25,7 +25,7 @@ use super::{
 use crate::{
     limiter::Limiter,
     pool::usage_cap::exceeds,
-    reservation::{Admitted, Settlement},
+    reservation::{Admitted, Reservation, Settlement},
 };
 
 /// Bytes of `content_block_delta` data per output token, used while a stream has not reported its
@@ -130,75 +130,71 @@ impl<A> fmt::Debug for LimitAttempt<A> {
 }
 
 impl<L: Limiter, E: EstimateCost> LimitPolicy<L, E> {
-    /// Waits for the limiter. The happy path asks it once with a borrowed scope, and neither
-    /// allocates nor makes a future.
-    fn poll_limiter(
+    /// Queues a request that is not admitted at once, and polls it.
+    #[cold]
+    fn poll_first(
         &self,
         attempt: &mut LimitAttempt<L::Acquire>,
         request: &Request<RequestBody>,
         call: &Arc<Call>,
+        cost: Cost,
         clock: &mut Clock,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Rejection>> {
+    ) -> Poll<Result<Reservation, Rejection>> {
         let settings = &*self.settings;
-        let acquired = if let Some(queued) = &mut attempt.acquire {
-            let acquire = &mut queued.acquire;
-            if call.priority() > attempt.priority {
-                attempt.priority = call.priority();
-                let acquire = Pin::new(&mut *acquire);
-                settings.limiter.raise_priority(acquire, call.priority());
-            }
-            settings.revise(request, call, Pin::new(acquire), &mut attempt.pending);
-            let acquired = ready!(Pin::new(acquire).poll(cx));
-            queued.report.decide();
-            acquired
-        } else {
-            if let Some(handle) = settings.join(request, call, &mut attempt.scope) {
-                attempt.admitted = Some(Admitted::Joined(handle));
-                return Poll::Ready(Ok(()));
-            }
-            let cost = settings.estimate_cost(request, call, &mut attempt.pending);
-            attempt.bound = cost.bound;
-            match settings.try_acquire(request, call, &cost, clock.now()) {
-                Some(reservation) => Ok(reservation),
-                None => {
-                    attempt.priority = call.priority();
-                    let mut acquire = settings.acquire(request, call, cost);
-                    match Pin::new(&mut acquire).poll(cx) {
-                        Poll::Ready(acquired) => acquired,
-                        Poll::Pending => {
-                            call.set_held_back(true);
-                            let report = QueuedReport::new(
-                                &settings.reporter,
-                                settings.scope(request, call),
-                                call,
-                                settings.limiter.place(&acquire),
-                                clock.now(),
-                            );
-                            attempt.acquire = Some(Box::new(Queued { acquire, report }));
-                            return Poll::Pending;
-                        }
-                    }
-                }
-            }
-        };
-        // Also needed if an earlier attempt of this call was dropped while it waited.
-        call.set_held_back(false);
-        attempt.acquire = None;
-        let mut reservation = acquired?;
-        if reservation.scope().is_none() {
-            attempt.scope = Some(Box::new(settings.scope(request, call)));
+        attempt.priority = call.priority();
+        let mut acquire = settings.acquire(request, call, cost);
+        if let Poll::Ready(acquired) = Pin::new(&mut acquire).poll(cx) {
+            return Poll::Ready(self.finish_wait(request, call, acquired));
         }
-        if self.header_budget.is_none() {
-            // An inner layer over the same limiter joins this reservation. A header budget of this
-            // policy needs no handle.
-            reservation.leave_in(call.clone());
+        call.set_held_back(true);
+        let report = QueuedReport::new(
+            &settings.reporter,
+            settings.scope(request, call),
+            call,
+            settings.limiter.place(&acquire),
+            clock.now(),
+        );
+        attempt.acquire = Some(Box::new(Queued { acquire, report }));
+        Poll::Pending
+    }
+
+    /// Polls a request that waits.
+    #[cold]
+    fn poll_queued(
+        &self,
+        queued: &mut Queued<L::Acquire>,
+        priority: &mut Priority,
+        pending: &mut Option<Box<PendingEstimate>>,
+        request: &Request<RequestBody>,
+        call: &Arc<Call>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Reservation, Rejection>> {
+        let settings = &*self.settings;
+        let acquire = &mut queued.acquire;
+        if call.priority() > *priority {
+            *priority = call.priority();
+            let acquire = Pin::new(&mut *acquire);
+            settings.limiter.raise_priority(acquire, call.priority());
         }
-        let wait = reservation.waited();
-        let admitted = attempt.admitted.insert(Admitted::Own(reservation));
-        let scope = admitted.scope(&attempt.scope);
-        settings.reporter.admitted(scope, wait, call.priority());
-        Poll::Ready(Ok(()))
+        settings.revise(request, call, Pin::new(acquire), pending);
+        let acquired = ready!(Pin::new(acquire).poll(cx));
+        queued.report.decide();
+        Poll::Ready(self.finish_wait(request, call, acquired))
+    }
+
+    /// Ends the wait of a request, and reports its rejection.
+    fn finish_wait(
+        &self,
+        request: &Request<RequestBody>,
+        call: &Arc<Call>,
+        acquired: Result<Reservation, Rejection>,
+    ) -> Result<Reservation, Rejection> {
+        acquired.map_err(|rejection| {
+            call.set_held_back(false);
+            let scope = self.settings.scope(request, call);
+            self.settings.reporter.rejected(&scope, rejection)
+        })
     }
 }
 
@@ -231,11 +227,42 @@ impl<L: Limiter, E: EstimateCost> AttemptPolicy for LimitPolicy<L, E> {
         clock: &mut Clock,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Rejection>> {
-        let polled = ready!(self.poll_limiter(attempt, request, call, clock, cx));
-        Poll::Ready(polled.map_err(|rejection| {
-            let scope = self.settings.scope(request, call);
-            self.settings.reporter.rejected(&scope, rejection)
-        }))
+        let settings = &*self.settings;
+        let mut reservation = if let Some(queued) = &mut attempt.acquire {
+            let (priority, pending) = (&mut attempt.priority, &mut attempt.pending);
+            let acquired = ready!(self.poll_queued(queued, priority, pending, request, call, cx));
+            attempt.acquire = None;
+            acquired?
+        } else {
+            if let Some(handle) = settings.join(request, call, &mut attempt.scope) {
+                attempt.admitted = Some(Admitted::Joined(handle));
+                return Poll::Ready(Ok(()));
+            }
+            let cost = settings.estimate_cost(request, call, &mut attempt.pending);
+            attempt.bound = cost.bound;
+            // Most requests need not wait. They neither allocate nor make a future.
+            match settings.try_acquire(request, call, &cost, clock.now()) {
+                Some(reservation) => reservation,
+                None => ready!(self.poll_first(attempt, request, call, cost, clock, cx))?,
+            }
+        };
+        // Also needed if an earlier attempt of this call was dropped while it waited.
+        call.set_held_back(false);
+        if self.header_budget.is_none() {
+            // An inner layer over the same limiter joins this reservation. A header budget of this
+            // policy needs no handle.
+            reservation.leave_in(call.clone());
+        }
+        let wait = reservation.waited();
+        let admitted = attempt.admitted.insert(Admitted::Own(reservation));
+        let scope = match admitted.known_scope() {
+            Some(scope) => scope,
+            None => attempt
+                .scope
+                .insert(Box::new(settings.scope(request, call))),
+        };
+        settings.reporter.admitted(scope, wait, call.priority());
+        Poll::Ready(Ok(()))
     }
 
     fn on_sent(&self, attempt: &mut Self::Attempt) {
@@ -261,8 +288,7 @@ impl<L: Limiter, E: EstimateCost> AttemptPolicy for LimitPolicy<L, E> {
         if let Some(head) = head {
             let reporter = self.header_budget.as_ref();
             let reporter = reporter.unwrap_or(&self.settings.reporter);
-            let scope = admitted.scope(&attempt.scope);
-            reporter.on_head(head, class, scope, admitted, clock);
+            reporter.on_head(head, class, admitted, &attempt.scope, clock);
         }
         attempt.answered = class.is_success();
         if !attempt.answered
@@ -304,28 +330,28 @@ impl<L: Limiter, E: EstimateCost> AttemptPolicy for LimitPolicy<L, E> {
         {
             pending.give(outcome.usage(), clock.now());
         }
-        if exceeds(outcome.usage(), attempt.bound)
-            && let Some(admitted) = &attempt.admitted
-        {
+        let Some(admitted) = &mut attempt.admitted else {
+            return;
+        };
+        let reporter = &self.settings.reporter;
+        if exceeds(outcome.usage(), attempt.bound) {
             let scope = admitted.scope(&attempt.scope);
-            let reporter = &self.settings.reporter;
             reporter.usage_capped(scope, outcome.usage(), attempt.bound);
         }
         if let Some(estimated) = attempt.estimated.take()
             && let Outcome::Complete { usage } = outcome
             && !usage.is_empty()
-            && let Some(admitted) = &attempt.admitted
         {
-            let scope = admitted.scope(&attempt.scope);
-            self.settings.reporter.settled(scope, *estimated, usage);
+            reporter.settled(admitted.scope(&attempt.scope), *estimated, usage);
         }
-        if let Some(Admitted::Own(reservation)) = attempt.admitted.take() {
+        if let Admitted::Own(reservation) = admitted {
             // A response that broke or was dropped reports no final usage, but the server took the
             // request and produced this much.
             if attempt.answered && !matches!(outcome, Outcome::Complete { .. }) {
                 reservation.produced(attempt.produced, clock.now());
             }
-            reservation.settle_at(Settlement::of(outcome), clock.now());
+            reservation.settle_outcome(outcome, clock.now());
         }
+        attempt.admitted = None;
     }
 }

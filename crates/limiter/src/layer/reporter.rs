@@ -129,8 +129,8 @@ impl Reporter {
         &self,
         head: &mut Parts,
         class: &Class,
-        scope: &Scope,
         admitted: &Admitted,
+        scope: &Option<Box<Scope>>,
         clock: &mut Clock,
     ) {
         if class.local {
@@ -138,33 +138,51 @@ impl Reporter {
         }
         // The pause comes first. Learning from a 429 returns the reservation, and no waiting
         // request may be admitted on it.
-        if class.is_rate_limit()
-            && class.reach > Reach::Request
-            && head.extensions.get::<PausedByLimiter>().is_none()
-        {
-            let pause = admitted.pause(class.retry_after, clock.now());
-            let event = Event::Paused {
-                layer: self.layer,
-                scope,
-                pause,
-            };
-            emit(&self.events, &event);
-            head.extensions.insert(PausedByLimiter { pause });
+        if class.is_rate_limit() && class.reach > Reach::Request {
+            self.pause(head, class, admitted, admitted.scope(scope), clock.now());
+        }
+        if !self.reads_headers {
+            return;
         }
         // The head of a success is skipped while the last head that was read is at most 100 ms old
         // and its levels were at least half of their limits. A changed limit is then learned at
         // most 100 ms later. Reading a head takes about 6,000 instructions, a third of all layers
         // together. An observer of headroom events gets every head. Another host has other limits.
-        let is_skipped = |at| {
-            class.is_success() && admitted.can_skip_head(at) && !is_debug_enabled(&self.events)
-        };
-        let may_learn = self.reads_headers && !is_skipped(clock.now());
-        if may_learn && head.extensions.get::<OtherHost>().is_none() {
-            self.learn(&head.headers, class, scope, admitted, clock.now());
+        let at = clock.now();
+        if class.is_success() && admitted.can_skip_head(at) && !is_debug_enabled(&self.events) {
+            return;
+        }
+        if head.extensions.get::<OtherHost>().is_none() {
+            self.learn(&head.headers, class, admitted.scope(scope), admitted, at);
         }
     }
 
+    /// Pauses the scope after a 429, unless an inner layer has done so.
+    #[cold]
+    fn pause(
+        &self,
+        head: &mut Parts,
+        class: &Class,
+        admitted: &Admitted,
+        scope: &Scope,
+        at: Instant,
+    ) {
+        if head.extensions.get::<PausedByLimiter>().is_some() {
+            return;
+        }
+        let pause = admitted.pause(class.retry_after, at);
+        let event = Event::Paused {
+            layer: self.layer,
+            scope,
+            pause,
+        };
+        emit(&self.events, &event);
+        head.extensions.insert(PausedByLimiter { pause });
+    }
+
     /// Learns from headers that arrived at `at`.
+    // Out of line, since most heads are skipped.
+    #[inline(never)]
     fn learn(
         &self,
         headers: &HeaderMap,

@@ -104,9 +104,9 @@ impl<L: Limiter, E: EstimateCost> LimitSettings<L, E> {
         call: &Call,
         pending: &mut Option<Box<PendingEstimate>>,
     ) -> Cost {
-        let estimate = self.estimate.estimate(request);
-        *pending = PendingEstimate::of(&self.estimate, &estimate).map(Box::new);
-        let mut cost = with_counted_input(estimate, call);
+        let mut cost = self.estimate.estimate(request);
+        *pending = PendingEstimate::of(&self.estimate, &cost).map(Box::new);
+        take_counted_input(&mut cost, call);
         if cost.bound == UsageBound::UNKNOWN && cost.settles_output() {
             cost.bound = UsageBound::of(request);
         }
@@ -192,7 +192,10 @@ impl<L: Limiter, E: EstimateCost> LimitSettings<L, E> {
         let before = *estimate.cost();
         let cost = match estimate.revise(Instant::now()) {
             Some(cost) if cost == before => return,
-            Some(cost) => with_counted_input(cost, call),
+            Some(mut cost) => {
+                take_counted_input(&mut cost, call);
+                cost
+            }
             None => {
                 // Dropped first: an estimator that is full would evict another estimate for the new
                 // one.
@@ -206,13 +209,15 @@ impl<L: Limiter, E: EstimateCost> LimitSettings<L, E> {
 
 /// Replaces the estimated input with the count of an outer layer, if there is one. The estimator's
 /// own count, and a cost in other units than tokens, stay.
-fn with_counted_input(mut cost: Cost, call: &Call) -> Cost {
+#[inline]
+fn take_counted_input(cost: &mut Cost, call: &Call) {
     if cost.counted {
         cost.settle.get_or_insert(Settle::OutputByUsage);
     }
-    match call.counted_input() {
-        Some(tokens) if cost.settles_input() => cost.with_counted_input(tokens),
-        _ => cost,
+    if let Some(tokens) = call.counted_input()
+        && cost.settles_input()
+    {
+        *cost = cost.with_counted_input(tokens);
     }
 }
 
@@ -253,8 +258,10 @@ impl LabelHeaders {
     }
 
     /// Fills in the workload if neither the estimate nor the call has one.
+    #[inline]
     pub(super) fn apply_workload<B>(&self, request: &Request<B>, cost: &mut Cost) {
-        if cost.workload == Workload::NONE
+        if self.workload.is_some()
+            && cost.workload == Workload::NONE
             && let Some(value) = value(request, self.workload.as_ref())
             && let Ok(workload) = std::str::from_utf8(value)
         {

@@ -14,7 +14,7 @@ use std::{
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
 use tower_claude_core::{
-    Cost, EstimatedTokens, Priority, Reach, Rejection, Scope,
+    Cost, EstimatedTokens, Outcome, Priority, Reach, Rejection, Scope,
     toolkit::{Ledger, LimitWarning, LimiterId, Observation},
 };
 
@@ -54,6 +54,18 @@ struct StoreLink {
     hub: Arc<Hub<ScopeLimiter>>,
     this: Weak<ScopeLimiter>,
     number: u64,
+}
+
+impl StoreLink {
+    fn announce(&self, state: &mut State) {
+        if !state.is_announced
+            && state.pool.has_message()
+            && let Some(this) = self.this.upgrade()
+        {
+            state.is_announced = true;
+            self.hub.push(this);
+        }
+    }
 }
 
 struct State {
@@ -154,14 +166,10 @@ impl ScopeLimiter {
     }
 
     /// Announces a message of the pool to the driver of the store.
+    #[inline]
     fn announce(&self, state: &mut State) {
-        if let Some(store) = &self.store
-            && !state.is_announced
-            && state.pool.has_message()
-            && let Some(this) = store.this.upgrade()
-        {
-            state.is_announced = true;
-            store.hub.push(this);
+        if let Some(store) = &self.store {
+            store.announce(state);
         }
     }
 
@@ -262,7 +270,9 @@ impl ScopeLimiter {
         let mut state = self.lock();
         let id = state.pool.grant_now(now, cost, deadline)?;
         state.used_at = state.used_at.max(now);
-        self.update_skip_heads(now, &state.pool);
+        if state.pool.skip_heads_until() == 0 {
+            self.skip_heads_until.store(0, Ordering::Relaxed);
+        }
         Some(id)
     }
 
@@ -386,12 +396,13 @@ impl ScopeLimiter {
         change: impl FnOnce(&mut Pool) -> T,
     ) -> T {
         let mut state = self.lock();
-        let has_listener = report.is_some_and(|id| state.pool.has_listener(id));
-        let result = change(&mut state.pool);
         if state.pool.queued() == 0 {
+            let result = change(&mut state.pool);
             self.announce(&mut state);
             return result;
         }
+        let has_listener = report.is_some_and(|id| state.pool.has_listener(id));
+        let result = change(&mut state.pool);
         let mut wakes = WakeList::new();
         state.poll_pool(now, &mut wakes);
         if has_listener
@@ -475,7 +486,8 @@ impl Ledger for ScopeLimiter {
     }
 
     fn can_skip_head(&self, at: Instant) -> bool {
-        self.skip_heads_until.load(Ordering::Relaxed) > self.nanos(at)
+        let until = self.skip_heads_until.load(Ordering::Relaxed);
+        until > 0 && until > self.nanos(at)
     }
 
     fn observe(&self, reservation: u64, seen: &Observation<'_>) -> Option<LimitWarning> {
@@ -529,6 +541,15 @@ impl ReservationBackend for ScopeLimiter {
         let now = self.nanos(now);
         let id = ReservationId::from_bits(reservation);
         self.change(now, Some(id), |pool| pool.settle(now, id, &settlement));
+    }
+
+    fn settle_outcome(&self, reservation: u64, outcome: &Outcome, now: Instant) {
+        let now = self.nanos(now);
+        let id = ReservationId::from_bits(reservation);
+        let (usage, is_complete) = (outcome.usage(), matches!(outcome, Outcome::Complete { .. }));
+        self.change(now, Some(id), |pool| {
+            pool.settle_usage(now, id, usage, is_complete);
+        });
     }
 }
 

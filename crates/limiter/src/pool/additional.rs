@@ -139,6 +139,14 @@ impl AdditionalLimit {
             .map_or(0, |bucket| margin.min(bucket.capacity() / 10))
     }
 
+    /// Returns true if this amount is within the limit, and fits whatever the safety margin is.
+    pub(crate) fn fits(&self, amount: u64) -> bool {
+        match &self.kind {
+            AdditionalBucket::Minute(bucket) => bucket.fits(amount),
+            AdditionalBucket::Day(day) => day.fits(amount),
+        }
+    }
+
     /// Returns true if this amount fits whatever the safety margin is.
     pub(crate) fn has_plenty(&self, amount: u64) -> bool {
         self.bucket()
@@ -388,6 +396,11 @@ impl DailyLimit {
             Renewal::Resets { .. } => {}
         }
         self.used = self.used.saturating_add(change);
+    }
+
+    /// Returns true if this amount is left.
+    fn fits(&self, amount: u64) -> bool {
+        amount <= self.limit && signed(amount) <= self.left()
     }
 
     /// Returns the nanoseconds until this amount is left. An amount over the limit waits until

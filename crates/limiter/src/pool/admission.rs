@@ -53,13 +53,9 @@ impl Pool {
         let expired = request.deadline.is_some_and(|deadline| deadline <= now);
         if is_next && !expired && self.is_admissible(now, &charge) {
             let tag = self.admit_ahead(flow, &request, charge);
-            return Ok(Enqueued::Granted(self.admit(
-                now,
-                &request.cost,
-                charge,
-                tag,
-                false,
-            )));
+            let charge = self.buckets.without_long_debt(charge);
+            let id = self.admit(now, &request.cost, charge, tag, false);
+            return Ok(Enqueued::Granted(id));
         }
         let backlog = if is_next {
             Backlog::NONE
@@ -121,10 +117,29 @@ impl Pool {
             return None;
         }
         let charge = self.charge(cost);
+        if self.lease.is_some() || !self.buckets.fit(&charge) {
+            return self.grant_near_limit(now, cost, charge);
+        }
+        // Most requests are far below all limits. The one look at the buckets was enough for them.
+        self.on_request(now, false);
+        let is_admissible = !self.in_flight.is_full() && self.paced_until(now) <= now;
+        is_admissible.then(|| self.admit(now, cost, charge, None, false))
+    }
+
+    /// Admits a request at once whose charge may not fit, or that the lease must cover.
+    #[inline(never)]
+    fn grant_near_limit(&mut self, now: u64, cost: &Cost, charge: Charge) -> Option<ReservationId> {
         self.buckets.check_size(now, cost, &charge).ok()?;
         self.on_request(now, false);
-        self.is_admissible(now, &charge)
-            .then(|| self.admit(now, cost, charge, None, false))
+        if !self.is_admissible(now, &charge) {
+            return None;
+        }
+        let charge = self.buckets.without_long_debt(charge);
+        let id = self.admit(now, cost, charge, None, false);
+        if !self.buckets.has_plenty() {
+            self.skip_heads_until = 0;
+        }
+        Some(id)
     }
 
     /// Admits requests from the head of the queue while the head is admissible, and appends them to
@@ -154,6 +169,7 @@ impl Pool {
                 Some(_) => {}
             }
             let tag = self.queue.dequeue(id, self.buckets.work(&charge));
+            let charge = self.buckets.without_long_debt(charge);
             granted.push((id, self.admit(now, &cost, charge, Some(tag), true)));
         }
     }
@@ -227,18 +243,29 @@ impl Pool {
                 .any(|bucket| bucket.level() < needed)
     }
 
+    #[inline]
     fn charge(&self, cost: &Cost) -> Charge {
         self.forecast.charge_near(&self.buckets, cost)
     }
 
+    #[inline]
     fn on_request(&mut self, now: u64, queued: bool) {
         self.pacing.on_request(now, queued || self.in_flight() > 0);
         self.update_pacing(now);
     }
 
+    #[inline]
     fn update_pacing(&mut self, now: u64) {
-        let shared = self.external_use.is_shared(now);
-        let share = shared.then(|| pacing::shared_rate(&self.buckets, &self.margins(0)));
+        let is_shared = self.external_use.is_shared(now);
+        if is_shared || !self.pacing.is_off() {
+            self.pace(now, is_shared);
+        }
+    }
+
+    // Out of line, since few pools are paced.
+    #[inline(never)]
+    fn pace(&mut self, now: u64, is_shared: bool) {
+        let share = is_shared.then(|| pacing::shared_rate(&self.buckets, &self.margins(0)));
         self.pacing.update(now, share);
     }
 
@@ -263,8 +290,13 @@ impl Pool {
                 at.max(leased.unwrap_or(0))
             }
         };
-        let pacing = self.pacing.earliest(now, self.buckets.probe_at());
-        Some(buckets.max(pacing))
+        Some(buckets.max(self.paced_until(now)))
+    }
+
+    /// Returns the earliest time at which the pacing admits a request.
+    #[inline]
+    fn paced_until(&self, now: u64) -> u64 {
+        self.pacing.earliest(now, self.buckets.probe_at())
     }
 
     /// Passes a new request through the queue ahead of the queued ones, so that its flow is
@@ -291,6 +323,7 @@ impl Pool {
         Some(self.queue.dequeue(id, work))
     }
 
+    /// Admits a request of this charge, which takes no bucket into a long debt.
     fn admit(
         &mut self,
         now: u64,
@@ -299,7 +332,6 @@ impl Pool {
         flow_tag: Option<FlowTag>,
         waited: bool,
     ) -> ReservationId {
-        let charge = self.buckets.without_long_debt(charge);
         if let Some(lease) = &mut self.lease {
             lease.spend(now, &charge);
         }
@@ -307,7 +339,8 @@ impl Pool {
         let buckets = &self.buckets;
         self.pacing
             .on_admitted(now, sent.number, waited, || pacing::work(buckets, &charge));
-        self.in_flight.insert(InFlight {
+        let output_slot = self.forecast.on_sent(cost, &charge);
+        self.in_flight.insert_with(|| InFlight {
             cost: *cost,
             charge,
             sent,
@@ -317,7 +350,7 @@ impl Pool {
             paused: false,
             rejection_handled: false,
             produced: 0,
-            output_slot: self.forecast.on_sent(cost, &charge),
+            output_slot,
             flow_tag,
         })
     }

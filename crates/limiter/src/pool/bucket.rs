@@ -51,20 +51,46 @@ struct Peak {
     level: i128,
 }
 
-/// The highest levels since each charge. Numbers ascend, and levels descend.
+/// The highest levels since each charge. Numbers ascend, and levels descend. Empty if no charge may
+/// change any more.
 #[derive(Clone, Debug, Default)]
 struct PeakList(Vec<Peak>);
 
 impl PeakList {
     /// Records a level after the last charge.
+    #[inline]
     fn record(&mut self, charge: u64, level: i128) {
-        while self.0.last().is_some_and(|last| last.level <= level) {
-            self.0.pop();
+        match self.0.last_mut() {
+            Some(last) if last.level <= level => {
+                last.charge = charge;
+                self.raise(level);
+            }
+            Some(last) if last.charge >= charge => {}
+            _ => {
+                self.0.push(Peak { charge, level });
+                self.merge();
+            }
         }
-        if self.0.last().is_none_or(|last| last.charge < charge) {
-            self.0.push(Peak { charge, level });
-            self.merge();
+    }
+
+    /// Raises the last peak to this level.
+    #[inline]
+    fn raise(&mut self, level: i128) {
+        if let Some(last) = self.0.last_mut()
+            && last.level < level
+        {
+            last.level = level;
+            if self.0.len() > 1 {
+                self.forget_lower(level);
+            }
         }
+    }
+
+    /// Forgets the peaks before the last one that are no higher than this level.
+    fn forget_lower(&mut self, level: i128) {
+        let last = self.0.len() - 1;
+        let higher = self.0[..last].partition_point(|earlier| earlier.level > level);
+        self.0.drain(higher..last);
     }
 
     /// Returns the position of the first peak since this charge.
@@ -100,17 +126,19 @@ impl PeakList {
         self.merge();
     }
 
-    /// Forgets the peaks before the last one.
-    fn forget_earlier(&mut self) {
-        if self.0.len() > 1 {
-            self.0.drain(..self.0.len() - 1);
+    fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    #[inline]
+    fn merge(&mut self) {
+        if self.0.len() > MAX_PEAKS {
+            self.merge_nearest();
         }
     }
 
-    fn merge(&mut self) {
-        if self.0.len() <= MAX_PEAKS {
-            return;
-        }
+    #[cold]
+    fn merge_nearest(&mut self) {
         // The later of equal differences is merged, because its peak is farther from the capacity.
         let difference = |index: &usize| self.0[*index].level - self.0[*index + 1].level;
         let pairs = 0..self.0.len() - 1;
@@ -176,15 +204,21 @@ impl Bucket {
     }
 
     /// Refills up to `now`.
+    #[inline]
     pub(crate) fn refill(&mut self, now: u64) {
-        if now > self.at {
-            self.level = self.level_at(now);
-            self.at = now;
-            self.peaks.record(self.charge, self.level);
+        if now <= self.at {
+            return;
         }
+        // A full bucket stays full, and that level has been recorded.
+        if self.level < self.capacity {
+            self.level = self.level_at(now);
+            self.peaks.raise(self.level);
+        }
+        self.at = now;
     }
 
     /// Takes `tokens` for the charge of this number, into debt if necessary. Numbers ascend from 1.
+    #[inline]
     pub(crate) fn take(&mut self, charge: u64, tokens: u64) {
         self.level = self.level.saturating_sub(units(tokens));
         self.charge = charge;
@@ -196,15 +230,14 @@ impl Bucket {
     /// Only a charge of most of the bucket has no other room for a late one. The first of several
     /// is counted sooner.
     pub(crate) fn take_late(&mut self, charge: u64, tokens: u64, now: u64, transit: u64) {
-        let is_full = self.level >= self.capacity;
-        self.take(charge, tokens);
-        if is_full {
+        if self.level >= self.capacity {
             let is_most = units(tokens) > self.capacity >> 1;
             let held = if is_most { 2 * transit } else { transit };
             self.hold(now.saturating_add(held));
-        } else if self.at > now && self.at <= now.saturating_add(transit) {
+        } else if self.at > now && self.at - now <= transit {
             self.at = self.at.min(now.saturating_add(transit / 2));
         }
+        self.take(charge, tokens);
     }
 
     /// Refills nothing until `at`.
@@ -230,10 +263,11 @@ impl Bucket {
         self.bounds.change(charge, change, false);
     }
 
-    /// Forgets what only earlier charges need. None of them may change any more.
+    /// Forgets what only the charges so far need. None of them may change any more.
+    #[inline]
     pub(crate) fn forget_charges(&mut self) {
-        self.peaks.forget_earlier();
-        self.bounds.forget_earlier();
+        self.peaks.clear();
+        self.bounds.clear();
     }
 
     /// Corrects a charge by the usage that the server has reported. An increase takes the level at
@@ -257,6 +291,12 @@ impl Bucket {
         self.level >= (self.capacity >> 1) + units(tokens)
     }
 
+    /// Returns true if `tokens` are within the limit, and fit whatever the safety margin is.
+    #[inline]
+    pub(crate) fn fits(&self, tokens: u64) -> bool {
+        tokens <= self.limit && self.has_plenty(tokens)
+    }
+
     /// Returns the nanoseconds until the level is `need` units, rounded up.
     pub(crate) fn wait(&self, need: i128) -> u64 {
         let missing = need.saturating_sub(self.level);
@@ -277,7 +317,7 @@ impl Bucket {
     /// Bounds the level. The upper bound wins if the bounds contradict each other.
     pub(crate) fn clamp(&mut self, low: i128, high: i128) {
         self.level = self.level.max(low).min(high).min(self.capacity);
-        self.peaks.record(self.charge, self.level);
+        self.peaks.raise(self.level);
     }
 
     /// Bounds the level by one that the server has shown. With all charges as they are in truth,
@@ -319,20 +359,30 @@ pub(crate) fn tokens(units: i128) -> i64 {
 
 /// Returns the duration in nanoseconds, at most `u64::MAX` (584 years).
 pub(crate) fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+    let seconds = duration.as_secs().checked_mul(1_000_000_000);
+    let nanos = seconds.and_then(|nanos| nanos.checked_add(duration.subsec_nanos().into()));
+    nanos.unwrap_or(u64::MAX)
 }
 
 /// Returns the nearest whole number, halves away from zero, and 0 below zero.
 pub(crate) fn rounded(x: f64) -> u64 {
-    // A cast of a float truncates and saturates.
-    let whole = x as u64;
-    whole.saturating_add(u64::from(x - whole as f64 >= 0.5))
+    // A cast of a float truncates and saturates. One to a signed integer takes half the time.
+    let whole = x as i64;
+    if whole == i64::MAX {
+        return x as u64;
+    }
+    let nearest = whole + i64::from(x - whole as f64 >= 0.5);
+    nearest.max(0).unsigned_abs()
 }
 
 /// Returns the next whole number, and 0 below zero.
 pub(crate) fn rounded_up(x: f64) -> u64 {
-    let whole = x as u64;
-    whole.saturating_add(u64::from(x > whole as f64))
+    let whole = x as i64;
+    if whole == i64::MAX {
+        return x as u64;
+    }
+    let next = whole + i64::from(x > whole as f64);
+    next.max(0).unsigned_abs()
 }
 
 /// Returns the integer as a float. Most 128-bit integers fit 64 bits.

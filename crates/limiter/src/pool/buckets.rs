@@ -110,6 +110,7 @@ impl DimensionState {
         }
     }
 
+    #[inline]
     fn charge(&mut self, now: u64, number: u64, tokens: u64) {
         match &mut self.bucket {
             Some(bucket) if self.observed => {
@@ -121,8 +122,12 @@ impl DimensionState {
         self.sent = self.sent.wrapping_add(tokens as i64);
     }
 
-    fn recharge(&mut self, number: u64, old: u64, new: u64, counted: &mut u64) {
+    fn recharge(&mut self, now: u64, number: u64, old: u64, new: u64, counted: &mut u64) {
+        if old == new {
+            return;
+        }
         if let Some(bucket) = &mut self.bucket {
+            bucket.refill(now);
             bucket.correct(number, old, new);
         }
         if self.counted == Counted::AtEnd {
@@ -131,12 +136,13 @@ impl DimensionState {
         }
     }
 
-    fn refund(&mut self, number: u64, charge: u64, counted: u64, head_received: bool) {
+    fn refund(&mut self, now: u64, request: &InFlight, charge: u64, counted: u64) {
         if let Some(bucket) = &mut self.bucket {
-            bucket.recharge(number, charge, 0);
+            bucket.refill(now);
+            bucket.recharge(request.sent.number, charge, 0);
         }
         self.sent = self.sent.wrapping_sub(counted as i64);
-        if head_received && self.counted == Counted::AtHead {
+        if request.head_received && self.counted == Counted::AtHead {
             self.seen = self.seen.wrapping_sub(counted as i64);
         }
     }
@@ -152,6 +158,8 @@ pub(crate) struct Buckets {
     last_admission: u64,
     /// The number of charges so far.
     charges: u64,
+    /// The time up to which all limits have been refilled.
+    at: u64,
 }
 
 impl Buckets {
@@ -173,6 +181,7 @@ impl Buckets {
             max_hold: nanos(config.max_pause),
             last_admission: now,
             charges: 0,
+            at: now,
         }
     }
 
@@ -274,11 +283,15 @@ impl Buckets {
 
     /// Forgets what only earlier charges need, when none of them is open.
     pub(crate) fn forget_charges(&mut self) {
-        let main = self.dimensions.iter_mut();
-        let main = main.filter_map(|dimension| dimension.bucket.as_mut());
-        let more = self.additional.iter_mut();
-        for bucket in main.chain(more.filter_map(AdditionalLimit::bucket_mut)) {
-            bucket.forget_charges();
+        for dimension in &mut self.dimensions {
+            if let Some(bucket) = &mut dimension.bucket {
+                bucket.forget_charges();
+            }
+        }
+        for limit in &mut self.additional {
+            if let Some(bucket) = limit.bucket_mut() {
+                bucket.forget_charges();
+            }
         }
     }
 
@@ -289,6 +302,16 @@ impl Buckets {
     /// Returns true if the server reserves `max_tokens` when it admits a request.
     pub(crate) fn reserves_output(&self) -> bool {
         self.dimensions[OUTPUT].counted == Counted::AtHead
+    }
+
+    /// Returns true if all of a charge is within all limits, and fits whatever the safety margins
+    /// are. Its size, its wait and its debt then need no other check.
+    #[inline]
+    pub(crate) fn fit(&self, charge: &Charge) -> bool {
+        let mut additional = self.additional.iter();
+        self.known()
+            .all(|(index, bucket)| bucket.fits(charge[index]))
+            && additional.all(|limit| limit.fits(charge[limit.dimension]))
     }
 
     /// Returns true if every bucket is more than half full.
@@ -313,12 +336,14 @@ impl Buckets {
 
     /// Refills up to `now`.
     pub(crate) fn advance(&mut self, now: u64) {
-        for bucket in self
-            .dimensions
-            .iter_mut()
-            .filter_map(|dimension| dimension.bucket.as_mut())
-        {
-            bucket.refill(now);
+        if now <= self.at {
+            return;
+        }
+        self.at = now;
+        for dimension in &mut self.dimensions {
+            if let Some(bucket) = &mut dimension.bucket {
+                bucket.refill(now);
+            }
         }
         for limit in &mut self.additional {
             limit.advance(now);
@@ -409,11 +434,10 @@ impl Buckets {
 
     /// Records that the server took a request of this charge.
     pub(crate) fn on_accepted(&mut self, charge: &Charge) {
-        for (dimension, charge) in self.dimensions.iter_mut().zip(charge) {
-            if dimension
-                .refused
-                .as_ref()
-                .is_some_and(|refused| *charge >= refused.charge)
+        for index in [INPUT, TOTAL] {
+            let dimension = &mut self.dimensions[index];
+            if let Some(refused) = &dimension.refused
+                && charge[index] >= refused.charge
             {
                 dimension.refused = None;
             }
@@ -532,6 +556,7 @@ impl Buckets {
     }
 
     /// Charges a request that is being admitted.
+    #[inline]
     pub(crate) fn charge(&mut self, now: u64, charge: &Charge) -> SendSnapshot {
         self.charges += 1;
         let number = self.charges;
@@ -551,40 +576,50 @@ impl Buckets {
         }
     }
 
-    /// Replaces the tokens charged for a request. Returns the old charge.
-    pub(crate) fn recharge(&mut self, request: &mut InFlight, new: Charge) -> Charge {
+    /// Replaces the tokens charged for a request, at `now`. Returns the old charge.
+    pub(crate) fn recharge(&mut self, now: u64, request: &mut InFlight, new: Charge) -> Charge {
         let old = std::mem::replace(&mut request.charge, new);
+        let number = request.sent.number;
         for index in [INPUT, OUTPUT, TOTAL] {
             let counted = &mut request.sent.counted[index];
-            self.dimensions[index].recharge(request.sent.number, old[index], new[index], counted);
+            self.dimensions[index].recharge(now, number, old[index], new[index], counted);
         }
-        self.recharge_additional(&request.sent, &old, &new);
+        self.recharge_additional(now, &request.sent, &old, &new);
         old
     }
 
-    /// Gives back everything that was charged for a request. Returns the old charge.
-    pub(crate) fn refund(&mut self, request: &mut InFlight) -> Charge {
+    /// Gives back everything that was charged for a request, at `now`. Returns the old charge.
+    pub(crate) fn refund(&mut self, now: u64, request: &mut InFlight) -> Charge {
         let old = std::mem::replace(&mut request.charge, NO_CHARGE);
         let counted = std::mem::replace(&mut request.sent.counted, NO_CHARGE);
         for (index, dimension) in self.dimensions.iter_mut().enumerate() {
-            let number = request.sent.number;
-            dimension.refund(number, old[index], counted[index], request.head_received);
+            dimension.refund(now, request, old[index], counted[index]);
         }
-        self.recharge_additional(&request.sent, &old, &NO_CHARGE);
+        self.recharge_additional(now, &request.sent, &old, &NO_CHARGE);
         old
     }
 
-    fn recharge_additional(&mut self, sent: &SendSnapshot, old: &Charge, new: &Charge) {
+    fn recharge_additional(&mut self, now: u64, sent: &SendSnapshot, old: &Charge, new: &Charge) {
         for limit in &mut self.additional {
+            limit.advance(now);
             limit.recharge(sent, old, new);
         }
     }
 
-    /// Records that the server has counted the charges of a request that count at this point.
-    pub(crate) fn mark_seen(&mut self, counted: &Charge, at: Counted) {
+    /// Records that the server has counted the charges of a request that count at its head.
+    pub(crate) fn mark_seen(&mut self, counted: &Charge) {
         for (dimension, counted) in self.dimensions.iter_mut().zip(counted) {
-            if dimension.counted == at {
+            if dimension.counted == Counted::AtHead {
                 dimension.seen = dimension.seen.wrapping_add(*counted as i64);
+            }
+        }
+    }
+
+    /// Records that a request has ended, so that the server has counted all of its charge.
+    pub(crate) fn mark_ended(&mut self, request: &InFlight) {
+        for (dimension, counted) in self.dimensions.iter_mut().zip(request.sent.counted) {
+            if dimension.counted == Counted::AtEnd || !request.head_received {
+                dimension.seen = dimension.seen.wrapping_add(counted as i64);
             }
         }
     }

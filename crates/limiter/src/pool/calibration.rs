@@ -170,8 +170,9 @@ impl Calibration {
 
     /// Learns from an estimate over 0.
     pub(crate) fn learn(&mut self, estimate: f64, actual: f64) {
-        self.review_run(estimate, actual);
         let shifted = estimate + self.shift;
+        let predicted = self.slope * shifted;
+        self.review_run(predicted, actual);
         let clip = match self.samples {
             0 => FIRST_CLIP,
             _ => self.clip,
@@ -196,7 +197,13 @@ impl Calibration {
             self.move_median(is_above);
         }
         self.samples = self.samples.saturating_add(1);
-        let mut weight = self.weigh(self.expected(estimate).max(estimate));
+        // Not `f64::max`, which takes more time to consider what is not a number.
+        let size = if predicted > estimate {
+            predicted
+        } else {
+            estimate
+        };
+        let mut weight = self.weigh(size);
         if self.clipped > 0 && self.summed > 1 {
             weight /= 4.0;
         }
@@ -226,8 +233,7 @@ impl Calibration {
     }
 
     /// Counts the samples in a row that are far on one side of their predictions.
-    fn review_run(&mut self, estimate: f64, actual: f64) {
-        let expected = self.expected(estimate);
+    fn review_run(&mut self, expected: f64, actual: f64) {
         if self.samples == 0 || expected <= 0.0 {
             return;
         }

@@ -83,19 +83,25 @@ impl Forecast {
     pub(crate) fn charge_near(&self, buckets: &Buckets, cost: &Cost) -> Charge {
         let mut charge = self.charge(cost);
         if let Some(share) = self.near_limit_share {
-            let near = buckets.of_input().filter(|bucket| {
-                let left = bucket.level() - units(charge[INPUT]);
-                left < bucket.capacity() / 4
-            });
-            // A guess must not make a request larger than a limit.
-            let most = near.map(|bucket| bucket.capacity() / UNIT).min();
-            if let Some(most) = most.and_then(|most| u64::try_from(most).ok()) {
-                let input = charge[INPUT].saturating_add(self.doubt(cost, &charge, share));
-                charge[INPUT] = input.min(most).max(charge[INPUT]);
-                charge[TOTAL] = charge[INPUT] + charge[OUTPUT];
-            }
+            self.add_doubt(buckets, cost, share, &mut charge);
         }
         charge
+    }
+
+    // Out of line, since it is off by default.
+    #[inline(never)]
+    fn add_doubt(&self, buckets: &Buckets, cost: &Cost, share: f64, charge: &mut Charge) {
+        let near = buckets.of_input().filter(|bucket| {
+            let left = bucket.level() - units(charge[INPUT]);
+            left < bucket.capacity() / 4
+        });
+        // A guess must not make a request larger than a limit.
+        let most = near.map(|bucket| bucket.capacity() / UNIT).min();
+        if let Some(most) = most.and_then(|most| u64::try_from(most).ok()) {
+            let input = charge[INPUT].saturating_add(self.doubt(cost, charge, share));
+            charge[INPUT] = input.min(most).max(charge[INPUT]);
+            charge[TOTAL] = charge[INPUT] + charge[OUTPUT];
+        }
     }
 
     /// Returns the input beyond the charge that this share of requests like this one does not
@@ -122,37 +128,30 @@ impl Forecast {
         self.input.remove_uncounted(counted);
     }
 
-    /// Records that a request is no longer in flight.
-    pub(crate) fn on_ended(&mut self, request: &mut InFlight) {
-        self.on_input_counted(request);
-        self.output.on_ended(request.output_slot);
+    /// Records that a request is no longer in flight. Learns from its output, if that shows what
+    /// such requests use.
+    pub(crate) fn on_ended(&mut self, request: &InFlight, output: Option<u64>) {
+        self.input.remove_uncounted(request.uncounted_input);
+        let output = output.filter(|_| self.learn_output);
+        self.output.on_ended(request.output_slot, output);
     }
 
-    /// Learns from the usage of a request that the server took. `read` is the input that it read
+    /// Learns from the input of a request that the server took. `read` is the input that it read
     /// from the prompt cache.
-    pub(crate) fn learn(
-        &mut self,
-        request: &InFlight,
-        input: Option<u64>,
-        output: Option<u64>,
-        read: u64,
-    ) {
-        if let Some(output) = output.filter(|_| self.learn_output) {
-            self.output.learn(request.output_slot, output);
+    pub(crate) fn learn_input(&mut self, cost: &Cost, input: u64, read: u64) {
+        if !self.calibrate_input {
+            return;
         }
-        if let Some(input) = input.filter(|_| self.calibrate_input) {
-            let cost = &request.cost;
-            let cached = cost.cached_tokens.unwrap_or(read);
-            if cost.counted {
-                self.input.learn_outlier(cost.input_tokens, input);
-            } else if is_about(cached, read) {
-                self.input.learn(cost, input);
-            } else if read < cached {
-                // A missing cache read shows nothing about the text, so only the error is learned.
-                // An unexpected read is no error that a margin must cover.
-                let expected = self.input.expected(InputKey::of(cost), cost.input_tokens);
-                self.input.learn_outlier(rounded(expected), input);
-            }
+        let cached = cost.cached_tokens.unwrap_or(read);
+        if cost.counted {
+            self.input.learn_outlier(cost.input_tokens, input);
+        } else if is_about(cached, read) {
+            self.input.learn(cost, input);
+        } else if read < cached {
+            // A missing cache read shows nothing about the text, so only the error is learned. An
+            // unexpected read is no error that a margin must cover.
+            let expected = self.input.expected(InputKey::of(cost), cost.input_tokens);
+            self.input.learn_outlier(rounded(expected), input);
         }
     }
 }
@@ -291,16 +290,19 @@ impl InputEstimator {
         if estimate == 0 {
             return;
         }
-        let before = self.expected(key, estimate);
-        let actual = actual as f64;
-        self.all.learn(estimate as f64, actual);
+        let (estimate, actual) = (estimate as f64, actual as f64);
         let slot = self.keys.claim(key.0, |_| true);
-        if let Some(own) = slot.and_then(|slot| self.keys.at(slot)) {
-            (own.workload, own.variant) = (cost.workload, cost.variant);
-            own.calibration.learn(estimate as f64, actual);
-            own.errors.learn(before, actual);
-        }
-        self.error.learn(self.expected(key, estimate), actual);
+        let Some(own) = slot.and_then(|slot| self.keys.at(slot)) else {
+            return;
+        };
+        (own.workload, own.variant) = (cost.workload, cost.variant);
+        // The expectation of a new key is that of the scope.
+        let before = own.calibration.expected_within(&self.all, estimate);
+        own.errors.learn(before, actual);
+        self.all.learn(estimate, actual);
+        own.calibration.learn(estimate, actual);
+        let after = own.calibration.expected_within(&self.all, estimate);
+        self.error.learn(after, actual);
     }
 
     /// Learns only the error of an estimate that no ratio corrects, or that was wrong altogether.
@@ -381,40 +383,30 @@ impl OutputEstimator {
     pub(crate) fn on_sent(&mut self, key: OutputKey) -> OutputSlot {
         let slot = self.keys.claim(key.0, |stats| stats.in_flight == 0);
         let slot = OutputSlot(slot.and_then(|slot| u8::try_from(slot).ok()));
-        self.count(slot, |in_flight| in_flight + 1);
+        self.change(slot, None, |in_flight| in_flight + 1);
         slot
     }
 
-    /// Records that a request is no longer in flight.
-    pub(crate) fn on_ended(&mut self, slot: OutputSlot) {
-        self.count(slot, |in_flight| in_flight.saturating_sub(1));
+    /// Records that a request is no longer in flight, and learns from the output of its response.
+    pub(crate) fn on_ended(&mut self, slot: OutputSlot, output: Option<u64>) {
+        self.change(slot, output, |in_flight| in_flight.saturating_sub(1));
     }
 
-    /// Learns from the output of a response.
-    pub(crate) fn learn(&mut self, slot: OutputSlot, tokens: u64) {
-        self.all.learn(tokens);
-        self.change(slot, |stats, all| {
-            stats.mean.learn(tokens);
-            stats.update_variance(all);
-        });
-    }
-
-    fn count(&mut self, slot: OutputSlot, change: impl FnOnce(u64) -> u64) {
-        self.change(slot, |stats, all| {
-            stats.in_flight = change(stats.in_flight);
-            // A key with few samples is blended with the scope's mean, which has learned since.
-            if !stats.mean.has_enough_samples() {
-                stats.update_variance(all);
-            }
-        });
-    }
-
-    /// Changes the statistics of a slot and keeps the sum of variances up to date.
-    fn change(&mut self, slot: OutputSlot, change: impl FnOnce(&mut OutputStats, &Mean)) {
+    /// Counts a request, learns from an output, and keeps the sum of variances up to date.
+    #[inline]
+    fn change(&mut self, slot: OutputSlot, output: Option<u64>, count: impl FnOnce(u64) -> u64) {
         let own = slot.0.and_then(|slot| self.keys.at(slot.into()));
         let stats = own.unwrap_or(&mut self.others);
         self.variance -= stats.in_flight * stats.variance;
-        change(stats, &self.all);
+        stats.in_flight = count(stats.in_flight);
+        if let Some(output) = output {
+            self.all.learn(output);
+            stats.mean.learn(output);
+        }
+        // A key with few samples is blended with the scope's mean, which has learned since.
+        if output.is_some() || !stats.mean.has_enough_samples() {
+            stats.update_variance(&self.all);
+        }
         self.variance += stats.in_flight * stats.variance;
     }
 }

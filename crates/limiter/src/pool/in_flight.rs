@@ -3,7 +3,7 @@
 use tower_claude_core::Cost;
 
 use crate::pool::{
-    bucket::{Charge, DIMENSIONS},
+    bucket::{Charge, DIMENSIONS, INPUT, MAX_CHARGE, OUTPUT, TOTAL},
     queue::flow::FlowTag,
 };
 
@@ -65,6 +65,18 @@ pub(crate) struct InFlight {
     pub(crate) output_slot: OutputSlot,
     /// The tag of its flow, if other requests were queued when it was admitted.
     pub(crate) flow_tag: Option<FlowTag>,
+}
+
+impl InFlight {
+    /// Returns its charge with the counted tokens, where they are known.
+    #[inline]
+    pub(crate) fn charge_of(&self, input: Option<u64>, output: Option<u64>) -> Charge {
+        let mut charge = self.charge;
+        charge[INPUT] = input.map_or(charge[INPUT], |input| input.min(MAX_CHARGE));
+        charge[OUTPUT] = output.map_or(charge[OUTPUT], |output| output.min(MAX_CHARGE));
+        charge[TOTAL] = charge[INPUT] + charge[OUTPUT];
+        charge
+    }
 }
 
 /// The state at a request's sending, by which response headers are interpreted.
@@ -145,14 +157,23 @@ impl InFlightTable {
         self.initial_limit = raised.filter(|limit| *limit < INITIAL_LIMIT_ENDS);
     }
 
-    pub(crate) fn insert(&mut self, request: InFlight) -> ReservationId {
-        if let Some(index) = self.free.pop() {
-            let slot = &mut self.slots[index as usize];
+    /// Inserts a request, which is written in place.
+    #[inline]
+    pub(crate) fn insert_with(&mut self, request: impl FnOnce() -> InFlight) -> ReservationId {
+        if let Some(index) = self.free.pop()
+            && let Some(slot) = self.slots.get_mut(index as usize)
+        {
             slot.generation = slot.generation.wrapping_add(1);
             slot.used = true;
-            slot.request = request;
+            slot.request = request();
             return ReservationId::new(index, slot.generation);
         }
+        self.push(request())
+    }
+
+    /// Inserts a request into a new slot.
+    #[cold]
+    fn push(&mut self, request: InFlight) -> ReservationId {
         let index = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
         self.slots.push(Slot {
             generation: 0,
@@ -162,11 +183,13 @@ impl InFlightTable {
         ReservationId::new(index, 0)
     }
 
+    #[inline]
     pub(crate) fn get_mut(&mut self, id: ReservationId) -> Option<&mut InFlight> {
         let slot = self.slots.get_mut(id.slot())?;
         slot.is_of(id).then_some(&mut slot.request)
     }
 
+    #[inline]
     pub(crate) fn get(&self, id: ReservationId) -> Option<&InFlight> {
         let slot = self.slots.get(id.slot())?;
         slot.is_of(id).then_some(&slot.request)
@@ -178,11 +201,15 @@ impl InFlightTable {
         used.map(|slot| slot.request.charge[dimension]).sum()
     }
 
-    /// Frees the slot of `id`.
-    pub(crate) fn remove(&mut self, id: ReservationId) {
-        if self.get(id).is_some() {
-            self.slots[id.slot()].used = false;
-            self.free.push(id.0 as u32);
+    /// Frees the slot of `id`, and returns the request that it held.
+    #[inline]
+    pub(crate) fn remove(&mut self, id: ReservationId) -> Option<&InFlight> {
+        let slot = self.slots.get_mut(id.slot())?;
+        if !slot.is_of(id) {
+            return None;
         }
+        slot.used = false;
+        self.free.push(id.0 as u32);
+        Some(&slot.request)
     }
 }

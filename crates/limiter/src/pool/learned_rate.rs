@@ -298,6 +298,7 @@ impl LearnedRate {
     }
 
     /// Returns the earliest time of the next request.
+    #[cold]
     pub(crate) fn earliest(&self, now: u64) -> u64 {
         let probed = match self.probe {
             Probe::Sent { until, .. } => until,
@@ -314,6 +315,8 @@ impl LearnedRate {
         if missing <= 0.0 { 0 } else { wait as u64 }
     }
 
+    // Out of line, like all that only 429s without an explanation lead to.
+    #[cold]
     fn advance(&mut self, now: u64) {
         self.now = now;
         if now <= self.at {
@@ -342,6 +345,7 @@ impl LearnedRate {
         (self.rate * MAX_BURST_SECONDS).max(1.0)
     }
 
+    #[cold]
     fn on_admitted(&mut self, now: u64, number: u64, waited: bool) {
         self.level = (self.level_at(now) - 1.0).max(-1.0);
         self.at = self.at.max(now);
@@ -360,6 +364,7 @@ impl LearnedRate {
         };
     }
 
+    #[cold]
     fn on_success(&mut self, number: u64) {
         if let Probe::Sent { number: probe, .. } = self.probe
             && number >= probe

@@ -71,8 +71,8 @@ use crate::{
     config::LimiterConfig,
     limits::PoolLimits,
     pool::{
-        bucket::{Charge, INPUT, MAX_CHARGE, Margins, OUTPUT, TOTAL, units},
-        buckets::{Buckets, Counted},
+        bucket::{Charge, INPUT, Margins, OUTPUT, TOTAL, units},
+        buckets::Buckets,
         external_use::{ExternalUse, LevelChange},
         forecast::{Forecast, margins},
         header_observer::{Answered, HeaderObserver},
@@ -80,7 +80,7 @@ use crate::{
         lease::Lease,
         pacing::Pacing,
         queue::{Queue, flow::FlowTag},
-        usage_cap::{capped, exceeds},
+        usage_cap::{capped, exceeds_either},
     },
     reservation::Settlement,
     snapshot::{DimensionSnapshot, ScopeSnapshot},
@@ -334,61 +334,79 @@ impl Pool {
 
     /// Ends a reservation. Later calls for the same id are ignored.
     pub fn settle(&mut self, now: u64, id: ReservationId, settlement: &Settlement) {
-        let now = self.advance(now);
-        let Some(request) = self.in_flight.get(id) else {
-            return;
-        };
-        let (produced, bound) = (request.produced, request.cost.bound);
-        let reported = |usage: &Usage| capped(usage.limited_output(), bound.output_tokens);
-        if *settlement == Settlement::Rejected {
-            self.on_rejected(now, id, None);
-        }
-        self.pacing.on_ended(now);
         match settlement {
-            Settlement::NotSent | Settlement::Rejected => self.refund(id),
+            Settlement::NotSent => self.settle_unused(now, id, false),
+            Settlement::Rejected => self.settle_unused(now, id, true),
             Settlement::Invalid => {
-                self.in_flight.on_answered();
-                self.recharge(id, Some(0), Some(0));
+                self.advance_to_end(now);
+                if self.in_flight.get(id).is_some() {
+                    self.pacing.on_ended(self.now);
+                    self.in_flight.on_answered();
+                    self.recharge(id, Some(0), Some(0));
+                    self.close(id, None);
+                }
             }
             Settlement::Failed { usage } | Settlement::Dropped { usage } => {
-                let output = reported(usage).unwrap_or(0).max(produced);
-                self.on_usage(id, usage, Some(output), output > 0);
+                self.settle_usage(now, id, usage, false);
             }
-            Settlement::Used { usage } => {
-                let output = reported(usage);
-                self.on_usage(id, usage, output.map(|output| output.max(produced)), true);
-            }
+            Settlement::Used { usage } => self.settle_usage(now, id, usage, true),
         }
-        self.close(id);
-        self.review_lease();
     }
 
-    /// Charges the usage of a request, and learns from it if the server took the request. What a
-    /// response that broke or was dropped has produced is what such a request uses.
-    fn on_usage(
+    /// Ends the reservation of a response that the server began, with its usage so far. What a
+    /// response that broke or was dropped has produced is what such a request uses. See
+    /// [`Settlement::Used`] and [`Settlement::Failed`].
+    pub(crate) fn settle_usage(
         &mut self,
+        now: u64,
         id: ReservationId,
         usage: &Usage,
-        output: Option<u64>,
-        was_accepted: bool,
+        is_complete: bool,
     ) {
-        if was_accepted {
-            self.on_accepted(id);
-        }
-        let Some(request) = self.in_flight.get(id) else {
+        self.advance_to_end(now);
+        let Some(request) = self.in_flight.get_mut(id) else {
             return;
         };
-        let cost = request.cost;
-        let input = capped(usage.limited_input(), cost.bound.input_tokens);
-        let input = input.filter(|_| cost.settles_input());
+        self.pacing.on_ended(self.now);
+        let (cost, produced) = (&request.cost, request.produced);
+        let (input, output) = (usage.limited_input(), usage.limited_output());
+        let is_credible = !exceeds_either(input, output, cost.bound);
+        let input = capped(input, cost.bound.input_tokens).filter(|_| cost.settles_input());
+        let output = capped(output, cost.bound.output_tokens);
+        let output = if is_complete {
+            output.map(|output| output.max(produced))
+        } else {
+            Some(output.unwrap_or(0).max(produced))
+        };
+        let is_accepted = is_complete || output.is_some_and(|output| output > 0);
         let output = output.filter(|_| cost.settles_output());
-        self.recharge(id, input, output);
-        let is_credible = !exceeds(usage, cost.bound);
-        let request = self.in_flight.get(id);
-        if let Some(request) = request.filter(|request| request.accepted && is_credible) {
+        let was_accepted = request.accepted;
+        let teaches = is_credible && (is_accepted || was_accepted);
+        if let Some(input) = input.filter(|_| teaches) {
             let read = usage.cache_read_input_tokens.unwrap_or(0);
-            self.forecast
-                .learn(request, input, output.filter(|_| was_accepted), read);
+            self.forecast.learn_input(cost, input, read);
+        }
+        let new = request.charge_of(input, output);
+        let is_changed = new != request.charge || self.lease.is_some();
+        if is_accepted && !was_accepted {
+            self.on_accepted(id);
+        }
+        if is_changed {
+            self.change_charge(id, new);
+        }
+        self.close(id, output.filter(|_| teaches && is_accepted));
+    }
+
+    /// Ends the reservation of a request that the server has not counted.
+    fn settle_unused(&mut self, now: u64, id: ReservationId, was_rejected: bool) {
+        self.advance_to_end(now);
+        if self.in_flight.get(id).is_some() {
+            if was_rejected {
+                self.on_rejected(self.now, id, None);
+            }
+            self.pacing.on_ended(self.now);
+            self.refund(id);
+            self.close(id, None);
         }
     }
 
@@ -409,8 +427,7 @@ impl Pool {
         if let Some(request) = self.in_flight.get_mut(id)
             && !std::mem::replace(&mut request.head_received, true)
         {
-            self.buckets
-                .mark_seen(&request.sent.counted, Counted::AtHead);
+            self.buckets.mark_seen(&request.sent.counted);
         }
     }
 
@@ -479,7 +496,7 @@ impl Pool {
             if let Some(lease) = &mut self.lease {
                 lease.before_change(&self.buckets);
             }
-            let old = self.buckets.refund(request);
+            let old = self.buckets.refund(self.now, request);
             let (tag, new, sent_at) = (request.flow_tag, request.charge, request.sent.at);
             self.after_change(sent_at, &old, &new);
             self.correct_flow(tag, &old, &new);
@@ -488,22 +505,24 @@ impl Pool {
 
     /// Replaces the tokens charged for a request, where the actual count is known.
     fn recharge(&mut self, id: ReservationId, input: Option<u64>, output: Option<u64>) {
+        if let Some(request) = self.in_flight.get_mut(id) {
+            if input.is_some() {
+                self.forecast.on_input_counted(request);
+            }
+            let new = request.charge_of(input, output);
+            self.change_charge(id, new);
+        }
+    }
+
+    /// Replaces the charge of a request.
+    fn change_charge(&mut self, id: ReservationId, new: Charge) {
         let Some(request) = self.in_flight.get_mut(id) else {
             return;
         };
-        let mut new = request.charge;
-        if let Some(input) = input {
-            new[INPUT] = input.min(MAX_CHARGE);
-            self.forecast.on_input_counted(request);
-        }
-        if let Some(output) = output {
-            new[OUTPUT] = output.min(MAX_CHARGE);
-        }
-        new[TOTAL] = new[INPUT] + new[OUTPUT];
         if let Some(lease) = &mut self.lease {
             lease.before_change(&self.buckets);
         }
-        let old = self.buckets.recharge(request, new);
+        let old = self.buckets.recharge(self.now, request, new);
         let (tag, sent_at) = (request.flow_tag, request.sent.at);
         self.after_change(sent_at, &old, &new);
         self.correct_flow(tag, &old, &new);
@@ -516,17 +535,18 @@ impl Pool {
         }
     }
 
-    /// Removes a request from the table. From here on all of its charge counts as seen.
-    fn close(&mut self, id: ReservationId) {
-        self.on_head(id);
-        if let Some(request) = self.in_flight.get_mut(id) {
-            self.forecast.on_ended(request);
-            self.buckets
-                .mark_seen(&request.sent.counted, Counted::AtEnd);
+    /// Removes a request from the table, and learns from its output. From here on all of its
+    /// charge counts as seen.
+    fn close(&mut self, id: ReservationId, output: Option<u64>) {
+        if let Some(request) = self.in_flight.remove(id) {
+            self.forecast.on_ended(request, output);
+            self.buckets.mark_ended(request);
         }
-        self.in_flight.remove(id);
         if self.in_flight.len() == 0 {
             self.buckets.forget_charges();
+        }
+        if self.lease.is_some() {
+            self.review_lease();
         }
     }
 
@@ -583,11 +603,27 @@ impl Pool {
 
     /// Advances all levels to `now`. A clock that steps back stands still.
     fn advance(&mut self, now: u64) -> u64 {
+        let now = self.advance_clock(now);
+        self.buckets.advance(now);
+        now
+    }
+
+    /// Advances to the end of a request. Its correction refills the levels that it changes, so the
+    /// others are refilled only if a queued request needs them.
+    fn advance_to_end(&mut self, now: u64) {
+        let now = self.advance_clock(now);
+        if self.queued() > 0 {
+            self.buckets.advance(now);
+        }
+    }
+
+    /// Advances all but the levels to `now`.
+    fn advance_clock(&mut self, now: u64) -> u64 {
         if now > self.now {
             self.now = now;
-            self.buckets.advance(now);
             self.pacing.advance(now);
             if let Some(lease) = &mut self.lease {
+                self.buckets.advance(now);
                 lease.advance(now, &self.buckets);
             }
         }

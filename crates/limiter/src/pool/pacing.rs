@@ -62,8 +62,14 @@ impl Pacing {
         self.pause.until()
     }
 
+    /// Returns true if requests are not paced, as long as the limits are not shared.
+    pub(crate) const fn is_off(&self) -> bool {
+        !self.pacer.on && self.slow_start.config.is_none()
+    }
+
     /// Returns the earliest time of the next admission. Whatever the pace is, one request is
     /// admitted at `probe_at`.
+    #[inline]
     pub(crate) fn earliest(&self, now: u64, probe_at: u64) -> u64 {
         let credit = match self.pacer.wait() {
             0 => 0,

@@ -71,7 +71,8 @@ impl RelativeError {
     /// Learns from one estimate. It counts as wrong by at most its size, so that one odd response
     /// does not hide all other errors.
     pub(crate) fn learn(&mut self, expected: f64, actual: f64) {
-        let actual = actual.min(2.0 * expected);
+        let most = 2.0 * expected;
+        let actual = if actual > most { most } else { actual };
         // With a heavier weight a few requests would change the error much.
         let weight = weight(&mut self.samples, ERROR_WEIGHT);
         let error = actual - expected;

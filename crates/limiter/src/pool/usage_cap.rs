@@ -23,7 +23,12 @@ pub(crate) fn capped(tokens: Option<u64>, bound: u32) -> Option<u64> {
 
 /// Returns true if a count that counts against a limit is over its bound.
 pub(crate) fn exceeds(usage: &Usage, bound: UsageBound) -> bool {
+    exceeds_either(usage.limited_input(), usage.limited_output(), bound)
+}
+
+/// Returns true if this input or this output is over its bound.
+#[inline]
+pub(crate) fn exceeds_either(input: Option<u64>, output: Option<u64>, bound: UsageBound) -> bool {
     let is_over = |tokens: Option<u64>, bound: u32| tokens.is_some_and(|it| it > u64::from(bound));
-    is_over(usage.limited_input(), bound.input_tokens)
-        || is_over(usage.limited_output(), bound.output_tokens)
+    is_over(input, bound.input_tokens) || is_over(output, bound.output_tokens)
 }
