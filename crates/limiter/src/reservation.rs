@@ -31,7 +31,7 @@ pub trait ReservationBackend: Ledger {
 
     /// Ends the reservation of a successful response that ended like this. Settles it by
     /// [`Settlement::of`] by default.
-    fn settle_outcome(&self, reservation: u64, outcome: &Outcome, now: Instant) {
+    fn settle_outcome(&self, reservation: u64, outcome: &Outcome<'_>, now: Instant) {
         self.settle(reservation, Settlement::of(outcome), now);
     }
 }
@@ -147,7 +147,7 @@ impl Reservation {
 
     /// Ends the reservation of a successful response that ended like this, at this time.
     #[inline]
-    pub(crate) fn settle_outcome(&mut self, outcome: &Outcome, now: Instant) {
+    pub(crate) fn settle_outcome(&mut self, outcome: &Outcome<'_>, now: Instant) {
         self.finish();
         self.backend.settle_outcome(self.id, outcome, now);
     }

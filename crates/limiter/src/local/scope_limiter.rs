@@ -543,7 +543,7 @@ impl ReservationBackend for ScopeLimiter {
         self.change(now, Some(id), |pool| pool.settle(now, id, &settlement));
     }
 
-    fn settle_outcome(&self, reservation: u64, outcome: &Outcome, now: Instant) {
+    fn settle_outcome(&self, reservation: u64, outcome: &Outcome<'_>, now: Instant) {
         let now = self.nanos(now);
         let id = ReservationId::from_bits(reservation);
         let (usage, is_complete) = (outcome.usage(), matches!(outcome, Outcome::Complete { .. }));
