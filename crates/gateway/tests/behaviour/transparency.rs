@@ -1,10 +1,8 @@
 //! What a gateway changes: nothing but a fixed list.
 
-mod common;
-
 use std::collections::BTreeMap;
 
-use common::*;
+use crate::common::*;
 use proptest::{
     prelude::*,
     test_runner::{Config as RunConfig, TestRunner},
