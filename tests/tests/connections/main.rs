@@ -208,8 +208,8 @@ async fn compare(case: Case, by_hyper: bool, name: &str, point: &str) -> ([u64; 
 /// answered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stack_answers_at_least_what_a_plain_retry_answers_in_every_connection_fault() {
-    // As many connections as a process may open.
-    let places = Arc::new(Semaphore::new(8));
+    // As many connections as a process may open: over HTTP/1, each call needs one.
+    let places = Arc::new(Semaphore::new(384));
     let mut cases = JoinSet::new();
     for (http2, by_hyper) in [(false, true), (false, false), (true, true), (true, false)] {
         // Over HTTP/1 all faults are a closed connection.
@@ -226,7 +226,7 @@ async fn stack_answers_at_least_what_a_plain_retry_answers_in_every_connection_f
                     };
                     let places = places.clone();
                     cases.spawn(async move {
-                        let _place = places.acquire().await;
+                        let _places = places.acquire_many(calls as u32).await;
                         let (answered, row) = compare(case, by_hyper, name, point).await;
                         (case, answered, row)
                     });

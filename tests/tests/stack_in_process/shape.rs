@@ -30,7 +30,7 @@ fn the_stack_is_send_and_sync_and_keeps_the_error_type() {
 
 /// Moving a future costs by its size, and each layer keeps a few. More than this is a sign that a
 /// rare state has come to lie inline.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn futures_of_the_stack_stay_small() {
     let inner = service_fn(|_: Request<RequestBody>| {
         ready(Ok::<_, FakeError>(http::Response::new(

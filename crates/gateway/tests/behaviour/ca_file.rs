@@ -1,14 +1,12 @@
 //! An upstream whose certificate only a file of the configuration knows.
 
-mod common;
-
 use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
 };
 
-use common::{MESSAGE, REQUEST, TestGateway, config, send};
+use crate::common::{MESSAGE, REQUEST, TestGateway, config, send};
 use rustls::{
     ServerConfig,
     crypto::ring,

@@ -1,8 +1,6 @@
 //! The end of a gateway.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use tokio::net::TcpStream;
 
 async fn refuses_connections(gateway: &TestGateway) {

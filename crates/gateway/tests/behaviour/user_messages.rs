@@ -1,8 +1,6 @@
 //! Messages for end users in errors, in their language.
 
-mod common;
-
-use common::{TestGateway, Upstream, config_for, json, send};
+use crate::common::{MESSAGE, REQUEST, TestGateway, Upstream, config_for, json, send};
 
 const ERROR: &str = r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"},"request_id":"req_1"}"#;
 
@@ -50,7 +48,7 @@ async fn error_gets_a_message_in_the_language_of_the_user_and_keeps_its_fields()
         if let Some(languages) = languages {
             request = request.header("accept-language", languages);
         }
-        let got = send(request, common::REQUEST).await;
+        let got = send(request, REQUEST).await;
         let body: serde_json::Value = serde_json::from_slice(&got.body).unwrap();
         assert_eq!(
             (got.status, got.error_type().as_str()),
@@ -73,12 +71,12 @@ async fn message_without_a_known_wait_names_none() {
 
 #[tokio::test]
 async fn rejection_of_the_limiter_names_its_own_wait() {
-    let upstream = Upstream::new(|_| async { json(200, common::MESSAGE) }).await;
+    let upstream = Upstream::new(|_| async { json(200, MESSAGE) }).await;
     let limits = "max_wait = \"0s\"\nlimits = { requests_per_minute = 1 }";
     let config = config_for(&upstream, "", &format!("{limits}\n{MESSAGES}"));
     let gateway = TestGateway::new(config).await;
-    assert_eq!(send(gateway.message(), common::REQUEST).await.status, 200);
-    let got = send(gateway.message(), common::REQUEST).await;
+    assert_eq!(send(gateway.message(), REQUEST).await.status, 200);
+    let got = send(gateway.message(), REQUEST).await;
     let body: serde_json::Value = serde_json::from_slice(&got.body).unwrap();
     assert_eq!(got.status, 429);
     let message = body["user_message"].as_str().unwrap();
@@ -91,7 +89,7 @@ async fn errors_without_messages_and_other_responses_pass_unchanged() {
     let upstream = overloaded(Some("2")).await;
     let config = config_for(&upstream, "", "max_attempts = 1");
     let plain = TestGateway::new(config).await;
-    let got = send(plain.message(), common::REQUEST).await;
+    let got = send(plain.message(), REQUEST).await;
     assert_eq!(got.text(), ERROR);
 
     let invalid = r#"{"type":"error","error":{"type":"invalid_request_error","message":"x"}}"#;
@@ -109,7 +107,7 @@ async fn errors_without_messages_and_other_responses_pass_unchanged() {
     })
     .await;
     let gateway = gateway(&upstream).await;
-    let got = send(gateway.message(), common::REQUEST).await;
+    let got = send(gateway.message(), REQUEST).await;
     assert_eq!(got.text(), invalid);
     let got = send(gateway.request("GET", "/v1/models"), "").await;
     assert_eq!(got.text(), "<html>down</html>");

@@ -1,10 +1,8 @@
 //! The client of the Admin API, at a fake of it.
 
-mod common;
-
 use std::time::{Duration, SystemTime};
 
-use common::{MESSAGE, REQUEST, Upstream, json, send, within};
+use crate::common::{MESSAGE, REQUEST, Upstream, json, send, within};
 use http::{Request, StatusCode};
 use serde_json::Value;
 use tower_claude::wire::Tier;

@@ -1,25 +1,17 @@
 //! The variables that name a proxy towards the upstreams, with a real proxy.
 #![cfg(target_os = "linux")]
 
-mod common;
-
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use common::{process::GatewayProcess, *};
+use crate::common::{process::GatewayProcess, *};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
     net::{TcpListener, TcpStream},
     task::JoinHandle,
 };
-
-#[test]
-#[ignore = "the gateway of the other tests"]
-fn gateway_process() {
-    process::serve();
-}
 
 /// A proxy that opens tunnels, and records the heads of the requests for them.
 struct Proxy {

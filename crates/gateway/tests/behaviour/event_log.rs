@@ -1,7 +1,5 @@
 //! The event log of a gateway, and the plan that is made of it.
 
-mod common;
-
 use std::{
     fs,
     path::PathBuf,
@@ -12,7 +10,7 @@ use std::{
     },
 };
 
-use common::*;
+use crate::common::*;
 use http::Request;
 use serde_json::Value;
 use tower_claude_fake_claude::{FakeClaude, Fault, GroupLimits};

@@ -1,15 +1,13 @@
 //! The dashboard for Grafana: its structure, its queries against the catalogue of metrics, and each
 //! of them answered by a real Prometheus that scrapes a gateway.
 
-mod common;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
     time::Duration,
 };
 
-use common::{LONG, STREAM_REQUEST, TestGateway, config, prometheus::Prometheus, send};
+use crate::common::{LONG, STREAM_REQUEST, TestGateway, config, prometheus::Prometheus, send};
 use promql_parser::{
     label::Labels,
     parser::{Expr, LabelModifier},

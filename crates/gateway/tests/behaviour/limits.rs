@@ -1,10 +1,8 @@
 //! The limits that protect a gateway from its clients.
 
-mod common;
-
 use std::time::Duration;
 
-use common::*;
+use crate::common::*;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 #[tokio::test]

@@ -1,10 +1,8 @@
 //! The changes that a gateway makes to requests and responses: a fixed list, and nothing else.
 
-mod common;
-
 use std::collections::BTreeMap;
 
-use common::*;
+use crate::common::*;
 use proptest::{
     prelude::*,
     test_runner::{Config as RunConfig, TestRunner},

@@ -1,10 +1,8 @@
 //! Alerts arrive at a webhook, signed, and again after a failure.
 
-mod common;
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::{REQUEST, TestGateway, Upstream, config, json, send, within};
+use crate::common::{REQUEST, TestGateway, Upstream, config, json, send, within};
 use tokio::sync::mpsc;
 use tower_claude_gateway::Config;
 

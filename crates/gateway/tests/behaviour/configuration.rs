@@ -1,8 +1,6 @@
 //! The configuration: its errors, its effective form, and the reload.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use tower_claude_gateway::{Config, ConfigErrors, Gateway, GatewayHandle, new_key};
 
 fn errors(toml: &str) -> Vec<String> {

@@ -1,9 +1,7 @@
 //! Behaviour that is off by default: early heads, and pages of other origins.
 
-mod common;
-
+use crate::common::*;
 use axum::response::Response;
-use common::*;
 use tokio::sync::{mpsc, oneshot};
 
 /// An upstream whose responses the test sends.
