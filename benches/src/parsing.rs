@@ -32,7 +32,9 @@ pub(crate) fn of_one_call() -> Vec<Case> {
         }),
         Case::of(CHECK, || JsonResponse::of(black_box(texts::MESSAGE))),
         Case::of("parsing: check and usage of the answer", || {
-            JsonResponse::with_usage(black_box(texts::MESSAGE))
+            let mut usage = None;
+            let response = JsonResponse::with_usage(black_box(texts::MESSAGE), &mut usage);
+            (response, usage)
         }),
         Case::of("parsing: peek of the 2 KiB request", move || {
             Peek::parse(black_box(body))

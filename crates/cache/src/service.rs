@@ -85,7 +85,7 @@ where
             let (service, calls) = (self.inner.clone(), self.calls.clone());
             let lookup = Lookup::new(service, calls, config, request, detach);
             return ResponseFuture::new(State::Lookup {
-                lookup: Some(lookup),
+                lookup: Some(Box::new(lookup)),
             });
         }
         // No waker is needed, because the future polls for readiness again.
@@ -105,8 +105,7 @@ where
                 ResponseFuture::new(State::Unready { error: Some(error) })
             }
             Poll::Pending => ResponseFuture::new(State::Waiting {
-                service: take_ready(&mut self.inner),
-                request: Some(request),
+                waiting: Some(Box::new((take_ready(&mut self.inner), request))),
                 bypassed: false,
             }),
         }
@@ -160,7 +159,8 @@ pin_project! {
         T: Store,
     {
         /// Without the cache: waits for the readiness of the inner service.
-        Waiting { service: S, request: Option<Request<RequestBody>>, bypassed: bool },
+        // Boxed, like the others below: larger than the state of a request that passes through.
+        Waiting { waiting: Option<Box<(S, Request<RequestBody>)>>, bypassed: bool },
         /// Without the cache: waits for the response head.
         Calling { #[pin] future: S::Future, bypassed: bool },
         /// Without the cache: the inner service failed to become ready.
@@ -168,8 +168,7 @@ pin_project! {
         /// The body of the request failed while it was read.
         Rejected { rejection: Option<Box<Rejection>> },
         /// Waits for the store.
-        Lookup { lookup: Option<Lookup<S, D, T>> },
-        // Boxed: much larger than the states of requests that pass through.
+        Lookup { lookup: Option<Box<Lookup<S, D, T>>> },
         /// Waits for a shared fetch.
         Fetch { fetch: Pin<Box<FetchFuture<S, D, T>>> },
         Done,
@@ -200,13 +199,10 @@ where
         let mut state = self.project().state;
         let result = loop {
             let next = match state.as_mut().project() {
-                StateProjection::Waiting {
-                    service,
-                    request,
-                    bypassed,
-                } => {
+                StateProjection::Waiting { waiting, bypassed } => {
+                    let (service, _) = &mut **waiting.as_mut().expect("not called before");
                     ready!(service.poll_ready(cx))?;
-                    let request = request.take().expect("not called before");
+                    let (mut service, request) = *waiting.take().expect("looked at before");
                     State::Calling {
                         future: service.call(request),
                         bypassed: *bypassed,
@@ -241,16 +237,16 @@ where
                             break Ok(lookup.call.hit(entry).map(CacheBody::into_body));
                         }
                         Found::Fetch(subscriber) => {
-                            let lookup = slot.take().expect("set in this state");
+                            let lookup = *slot.take().expect("set in this state");
                             State::Fetch {
                                 fetch: Box::pin(FetchFuture::new(subscriber, lookup)),
                             }
                         }
                         Found::Inner { bypassed } => {
-                            let lookup = slot.take().expect("set in this state");
+                            let lookup = *slot.take().expect("set in this state");
+                            let request = lookup.call.request.expect("kept until it is sent");
                             State::Waiting {
-                                service: lookup.service,
-                                request: lookup.call.request,
+                                waiting: Some(Box::new((lookup.service, request))),
                                 bypassed,
                             }
                         }
@@ -268,8 +264,7 @@ where
                         break Ok(response);
                     }
                     FetchResult::Bypass(service, request) => State::Waiting {
-                        service,
-                        request: Some(request),
+                        waiting: Some(Box::new((service, request))),
                         bypassed: true,
                     },
                 },

@@ -240,7 +240,7 @@ impl BodyTracker {
     /// Returns the usage that was reported so far.
     #[must_use]
     pub fn usage(&self) -> Usage {
-        self.usage_or(&mut Usage::default()).clone()
+        self.usage_or(&mut None).clone()
     }
 
     /// Returns the end of the body if it is known before it arrives: by a `message_stop`, an `error`
@@ -293,7 +293,7 @@ impl BodyTracker {
     pub(crate) fn last(
         &mut self,
         data: &Bytes,
-        usage: &mut Usage,
+        usage: &mut Option<Usage>,
         classify: impl FnOnce(&ApiError) -> Class,
     ) -> BodyEnd {
         self.count(data);
@@ -301,18 +301,16 @@ impl BodyTracker {
             Tracked::Json(None) if !data.is_empty() => {
                 let text = data.strip_prefix(BOM).unwrap_or(data);
                 let response = match (self.missing, self.reads_usage) {
-                    (0, true) => JsonResponse::with_usage(text).map(|(response, found)| {
-                        *usage = found.unwrap_or_default();
-                        response
-                    }),
+                    (0, true) => JsonResponse::with_usage(text, usage),
                     // Without a length, only the brackets show if the text is whole.
                     (0, false) if self.has_length => Some(JsonResponse::of(text)),
                     (0, false) => JsonResponse::of_whole(text),
-                    _ => None,
+                    (_, true) => {
+                        *usage = Usage::from_message(text);
+                        None
+                    }
+                    (_, false) => None,
                 };
-                if response.is_none() && self.reads_usage {
-                    *usage = Usage::from_message(text).unwrap_or_default();
-                }
                 return BodyEnd::of(failure_of_json(self.expected, text, response, classify));
             }
             Tracked::Stream(state) => state.feed(data),
@@ -324,14 +322,14 @@ impl BodyTracker {
 
     /// Returns the usage that was reported so far. `found` is where [`last`](Self::last) has put the
     /// usage of a JSON document, or else a place for it.
-    pub(crate) fn usage_or<'a>(&'a self, found: &'a mut Usage) -> &'a Usage {
+    pub(crate) fn usage_or<'a>(&'a self, found: &'a mut Option<Usage>) -> &'a Usage {
         match &self.tracked {
             Tracked::Stream(state) => state.usage(),
             Tracked::Json(Some(scanner)) if self.reads_usage => {
-                *found = Usage::from_message(scanner.outline()).unwrap_or_default();
-                found
+                *found = Usage::from_message(scanner.outline());
+                found.get_or_insert_default()
             }
-            _ => found,
+            _ => found.get_or_insert_default(),
         }
     }
 }

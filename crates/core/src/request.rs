@@ -93,6 +93,11 @@ fn listed_at(path: ApiPath<'_>, request: &Request<RequestBody>) -> Option<&'stat
     if path.form.is_none() {
         return request.body().listed_model();
     }
+    listed_in_path(path)
+}
+
+#[cold]
+fn listed_in_path(path: ApiPath<'_>) -> Option<&'static Model> {
     ModelCatalog::builtin().get(&path.model()?)
 }
 

@@ -64,25 +64,35 @@ impl JsonResponse {
         }
     }
 
-    /// Reads a body to its end, with its usage. The same as [`of_whole`](Self::of_whole) and
-    /// [`Usage::from_message`], in one pass over a message whose usage follows the content.
+    /// Reads a body to its end, and its usage into `usage`. The same as [`of_whole`](Self::of_whole)
+    /// and [`Usage::from_message`], in one pass over a message whose usage follows the content.
+    ///
+    /// ```
+    /// use tower_claude_wire::JsonResponse;
+    ///
+    /// let body = br#"{"type":"message","content":[],"usage":{"output_tokens":8}}"#;
+    /// let mut usage = None;
+    /// let response = JsonResponse::with_usage(body, &mut usage);
+    /// assert_eq!(response, Some(JsonResponse::Message));
+    /// assert_eq!(usage.and_then(|usage| usage.output_tokens), Some(8));
+    /// ```
     #[must_use]
-    pub fn with_usage(body: &[u8]) -> Option<(Self, Option<Usage>)> {
-        let usage = || Usage::from_message(body);
-        match Self::read(body) {
+    pub fn with_usage(body: &[u8], usage: &mut Option<Usage>) -> Option<Self> {
+        let response = match Self::read(body) {
             Ok(content) => {
-                let mut whole = (Self::Message, None);
                 if let Some(end) = content_end(body, content) {
-                    Usage::read_rest(body, end, &mut whole.1);
-                    if whole.1.is_some() {
-                        return Some(whole);
+                    // In place, since a copy of the counts takes time.
+                    Usage::read_rest(body, end, usage);
+                    if usage.is_some() {
+                        return Some(Self::Message);
                     }
                 }
-                nested_end(body, content, &mut ())?;
-                Some((Self::Message, usage()))
+                nested_end(body, content, &mut ()).map(|_| Self::Message)
             }
-            Err(other) => (!is_cut_json(body)).then(|| (other, usage())),
-        }
+            Err(other) => (!is_cut_json(body)).then_some(other),
+        };
+        *usage = Usage::from_message(body);
+        response
     }
 
     /// Returns the position of the content if the body is a message.

@@ -28,9 +28,9 @@ proptest! {
         let text = format!("{{{}", parts.concat());
         let expected = (!is_cut_json(text.as_bytes())).then(|| JsonResponse::of(text.as_bytes()));
         prop_assert_eq!(JsonResponse::of_whole(text.as_bytes()), expected.clone());
-        let usage = || Usage::from_message(text.as_bytes());
-        let expected = expected.map(|response| (response, usage()));
-        prop_assert_eq!(JsonResponse::with_usage(text.as_bytes()), expected);
+        let mut usage = None;
+        prop_assert_eq!(JsonResponse::with_usage(text.as_bytes(), &mut usage), expected);
+        prop_assert_eq!(usage, Usage::from_message(text.as_bytes()));
     }
 }
 
@@ -120,7 +120,9 @@ proptest! {
                 JsonResponse::Error(_) => None,
                 other => Some(other),
             };
-            (response, Usage::from_message(text), JsonResponse::with_usage(text).map(|all| all.1))
+            let mut usage = None;
+            let is_whole = JsonResponse::with_usage(text, &mut usage).is_some();
+            (response, Usage::from_message(text), is_whole.then_some(usage))
         };
         prop_assert_eq!(read(&dense), read(&spaced));
     }

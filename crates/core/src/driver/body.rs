@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use http::Response;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use tower_claude_wire::{StreamState, Usage};
+use tower_claude_wire::StreamState;
 
 use super::{
     attempt_policy::{AttemptPolicy, Clock},
@@ -147,7 +147,7 @@ impl<P: CallPolicy, A: AttemptPolicy, C: ClassifyResponse> Tracking<P, A, C> {
             return;
         }
         let policies = &*self.policies;
-        let usage = &mut Usage::default();
+        let usage = &mut None;
         let end = match frame {
             None => {
                 let classify = |error: &_| policies.classifier.stream_error(error);
@@ -303,7 +303,7 @@ where
             if tracking.call.is_timed_out() && !tracking.call.is_held_back() {
                 attempts.on_timeout(&mut tracking.attempt);
             }
-            let usage = &mut Usage::default();
+            let usage = &mut None;
             let usage = tracking.tracker.usage_or(usage);
             if let Some(report) = &mut tracking.report {
                 report.set_usage(usage);

@@ -49,7 +49,7 @@ pub(super) fn track<A: AttemptPolicy>(
     classifier: &impl ClassifyResponse,
     frame: &Frame<Bytes>,
     is_last: bool,
-    usage: &mut Usage,
+    usage: &mut Option<Usage>,
 ) -> Option<BodyEnd> {
     let classify = |error: &_| classifier.stream_error(error);
     let Some(data) = frame.data_ref() else {
@@ -102,7 +102,7 @@ impl<R: Body<Data = Bytes>> PeekedBody<R> {
         self.held.rest = None;
         if !self.ended {
             self.ended = true;
-            let usage = &mut Usage::default();
+            let usage = &mut None;
             let usage = self.tracker.usage_or(usage);
             attempts.on_end(attempt, &Outcome::Dropped { usage }, &mut Clock::default());
         }
@@ -118,7 +118,7 @@ impl<R: Body<Data = Bytes>> PeekedBody<R> {
         if self.held.chunks.len() == 0 && self.held.is_read() {
             let classify = |error: &_| policies.classifier.stream_error(error);
             let end = self.tracker.ended(classify);
-            let usage = &mut Usage::default();
+            let usage = &mut None;
             self.end(&policies.attempts, attempt, end, usage, clock);
         }
     }
@@ -129,7 +129,7 @@ impl<R: Body<Data = Bytes>> PeekedBody<R> {
         attempts: &A,
         attempt: &mut A::Attempt,
         end: BodyEnd,
-        usage: &mut Usage,
+        usage: &mut Option<Usage>,
         clock: &mut Clock,
     ) {
         self.ended = true;
@@ -201,7 +201,7 @@ impl<R: Body<Data = Bytes> + Unpin> PeekedBody<R> {
         attempt: &mut A::Attempt,
         clock: &mut Clock,
     ) {
-        let usage = &mut Usage::default();
+        let usage = &mut None;
         let end = match &frame {
             _ if self.ended => None,
             Some(Ok(frame)) => {

@@ -70,17 +70,21 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
             now: call.begin(now),
             host_header: origin.header(),
         });
-        Box::new(Self {
-            call,
-            state,
-            attempt: A::Attempt::default(),
-            admitted: false,
-            called: false,
-            sent: false,
-            expected,
-            origin,
-            report,
-        })
+        // The box first, so that its content is built in place.
+        Box::write(
+            Box::new_uninit(),
+            Self {
+                call,
+                state,
+                attempt: A::Attempt::default(),
+                admitted: false,
+                called: false,
+                sent: false,
+                expected,
+                origin,
+                report,
+            },
+        )
     }
 
     /// Admits the attempt and waits for the inner service. When this is ready without an error, the

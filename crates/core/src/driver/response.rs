@@ -10,7 +10,6 @@ use bytes::Bytes;
 use http::{Response, response::Parts};
 use http_body::Body as HttpBody;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tower_claude_wire::Usage;
 
 use super::{
     attempt_policy::{AttemptPolicy, Clock},
@@ -151,7 +150,7 @@ where
             Poll::Ready(Some(Ok(frame))) if frame.is_data() && body.is_end_stream() => {
                 let data = frame.into_data().unwrap_or_default();
                 let classify = |error: &_| policies.classifier.stream_error(error);
-                let usage = &mut Usage::default();
+                let usage = &mut None;
                 let end = tracker.last(&data, usage, classify);
                 let usage = tracker.usage_or(usage);
                 let attempts = &policies.attempts;
