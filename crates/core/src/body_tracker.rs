@@ -1,7 +1,7 @@
 //! The tracker that reads a response body while it is forwarded.
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{HeaderMap, Method, Request, StatusCode, response::Parts};
 use tower_claude_wire::{
     self as wire, ApiError, JsonResponse, JsonScanner, Media, StreamState, Usage,
 };
@@ -62,6 +62,40 @@ impl ExpectedBody {
     /// Returns true if the body is read whatever its media type says.
     pub(crate) const fn is_judged(self) -> bool {
         matches!(self, Self::Message | Self::TokenCount)
+    }
+
+    /// Returns true if a response with this head must have such a body and is labelled as JSON.
+    #[inline]
+    pub(crate) fn is_json(self, head: &Parts) -> bool {
+        self.is_judged()
+            && head.status == StatusCode::OK
+            && wire::media(&head.headers) == Media::Json
+    }
+
+    /// Returns true if this is such a body and arrived as a whole. Reads its usage, if there is a
+    /// place for it.
+    ///
+    /// The quick way for the usual body. Any other needs a [`BodyTracker`].
+    #[inline]
+    pub(crate) fn is_met_by(
+        self,
+        data: &[u8],
+        headers: &HeaderMap,
+        usage: Option<&mut Option<Usage>>,
+    ) -> bool {
+        let response = match usage {
+            // The brackets show if it is whole.
+            Some(usage) => JsonResponse::with_usage(data, usage),
+            None if wire::content_length(headers) == Some(data.len() as u64) => {
+                Some(JsonResponse::of(data))
+            }
+            None => JsonResponse::of_whole(data),
+        };
+        match response {
+            Some(JsonResponse::Message) => self == Self::Message,
+            Some(JsonResponse::TokenCount) => self == Self::TokenCount,
+            _ => false,
+        }
     }
 }
 
@@ -277,7 +311,7 @@ impl BodyTracker {
             }
             Tracked::Json(Some(scanner)) => {
                 let text = scanner.outline();
-                let is_cut = scanner.is_cut() || self.missing > 0;
+                let is_cut = scanner.is_cut() || self.missing > 0 && !self.expected.is_judged();
                 let response = (!is_cut).then(|| JsonResponse::of(text));
                 failure_of_json(self.expected, text, response, classify)
             }
@@ -300,16 +334,18 @@ impl BodyTracker {
         match &mut self.tracked {
             Tracked::Json(None) if !data.is_empty() => {
                 let text = data.strip_prefix(BOM).unwrap_or(data);
-                let response = match (self.missing, self.reads_usage) {
-                    (0, true) => JsonResponse::with_usage(text, usage),
-                    // Without a length, only the brackets show if the text is whole.
-                    (0, false) if self.has_length => Some(JsonResponse::of(text)),
-                    (0, false) => JsonResponse::of_whole(text),
-                    (_, true) => {
+                // The brackets of a message show if it is whole. The length, if it is there, spares
+                // reading up to the last one.
+                let is_cut = self.missing > 0 && !self.expected.is_judged();
+                let response = match self.reads_usage {
+                    true if is_cut => {
                         *usage = Usage::from_message(text);
                         None
                     }
-                    (_, false) => None,
+                    true => JsonResponse::with_usage(text, usage),
+                    false if is_cut => None,
+                    false if self.has_length && self.missing == 0 => Some(JsonResponse::of(text)),
+                    false => JsonResponse::of_whole(text),
                 };
                 return BodyEnd::of(failure_of_json(self.expected, text, response, classify));
             }

@@ -8,8 +8,9 @@ use std::{
 
 use bytes::Bytes;
 use http::{Response, response::Parts};
-use http_body::Body as HttpBody;
+use http_body::{Body as HttpBody, Frame};
 use tokio::time::{Instant, Sleep, sleep_until};
+use tower_claude_wire::Usage;
 
 use super::{
     attempt_policy::{AttemptPolicy, Clock},
@@ -22,7 +23,7 @@ use super::{
     report::Report,
 };
 use crate::{
-    body_tracker::BodyTracker,
+    body_tracker::{BodyEnd, BodyTracker, ExpectedBody},
     class::Class,
     classify::{Classify, ClassifyResponse},
     error_body::ErrorBody,
@@ -141,35 +142,57 @@ where
     A: AttemptPolicy,
     C: ClassifyResponse,
 {
-    let mut tracker = start_tracking(policies, progress, &head);
-    let mut first = None;
     let ends_early = P::HOLDS_RESPONSE || !policies.attempts.ends_with_body();
-    if ends_early && tracker.is_json() && !body.is_end_stream() {
+    let expected = expected(policies, progress);
+    let mut first = None;
+    // Nearly every response that is no stream is the expected message and there as a whole. It
+    // needs no tracker, and few of its headers are read.
+    if ends_early && expected.is_json(&head) && !body.is_end_stream() {
         match Pin::new(&mut body).poll_frame(cx) {
-            // An ordinary JSON response is there as a whole, and needs no body that is tracked.
             Poll::Ready(Some(Ok(frame))) if frame.is_data() && body.is_end_stream() => {
                 let data = frame.into_data().unwrap_or_default();
-                let classify = |error: &_| policies.classifier.stream_error(error);
                 let usage = &mut None;
-                let end = tracker.last(&data, usage, classify);
-                let usage = tracker.usage_or(usage);
-                let attempts = &policies.attempts;
-                attempts.on_end(&mut progress.attempt, &end.outcome(usage), clock);
-                if let Some(report) = &mut progress.report {
-                    report.set_usage(usage);
+                let reads_usage = reads_usage(policies, progress);
+                if expected.is_met_by(&data, &head.headers, reads_usage.then_some(usage)) {
+                    let usage = usage.get_or_insert_default();
+                    end_whole(policies, progress, BodyEnd::Complete, usage, clock);
+                    return on_whole(policies, progress, head, data, None);
                 }
-                let peeked = end.failure().map_or(Peeked::Forward, Peeked::Failed);
-                if !P::HOLDS_RESPONSE
-                    && let Peeked::Failed(class) = peeked
-                {
-                    let mut body = PeekedBody::whole(data, tracker);
-                    body.failed = Some(class);
-                    return Next::Answer(into_answer(policies, progress, head, body));
-                }
-                return on_whole(policies, progress, head, data, tracker, peeked);
+                first = Some(Some(Ok(Frame::data(data))));
             }
             Poll::Ready(frame) => first = Some(frame),
             Poll::Pending => {}
+        }
+    }
+    let mut tracker = start_tracking(policies, progress, &head);
+    if ends_early && tracker.is_json() {
+        if first.is_none()
+            && !body.is_end_stream()
+            && let Poll::Ready(frame) = Pin::new(&mut body).poll_frame(cx)
+        {
+            first = Some(frame);
+        }
+        if let Some(Some(Ok(frame))) = &first
+            && let Some(data) = frame.data_ref()
+            && body.is_end_stream()
+        {
+            let data = data.clone();
+            let classify = |error: &_| policies.classifier.stream_error(error);
+            let usage = &mut None;
+            let end = tracker.last(&data, usage, classify);
+            end_whole(policies, progress, end, tracker.usage_or(usage), clock);
+            if !P::HOLDS_RESPONSE
+                && let Some(class) = end.failure()
+            {
+                let mut body = PeekedBody::whole(data, tracker);
+                body.failed = Some(class);
+                return Next::Answer(into_answer(policies, progress, head, body));
+            }
+            if let Some(class) = end.failure() {
+                let body = FailedBody::Held(PeekedBody::whole(data, tracker));
+                return Next::Fail(Failure::Response(class, head, body));
+            }
+            return on_whole(policies, progress, head, data, Some(tracker));
         }
     }
     let mut body = PeekedBody::new(body, tracker);
@@ -190,15 +213,30 @@ where
     }
 }
 
-/// Hands on a response whose only frame has arrived.
+/// Reports the outcome of a response whose only frame has arrived.
 #[inline]
-pub(super) fn on_whole<R, P, A, C, E>(
+fn end_whole<P: CallPolicy, A: AttemptPolicy, C>(
+    policies: &Policies<P, A, C>,
+    progress: &mut Progress<P, A>,
+    end: BodyEnd,
+    usage: &Usage,
+    clock: &mut Clock,
+) {
+    let (attempts, attempt) = (&policies.attempts, &mut progress.attempt);
+    attempts.on_end(attempt, &end.outcome(usage), clock);
+    if let Some(report) = &mut progress.report {
+        report.set_usage(usage);
+    }
+}
+
+/// Hands on a success whose only frame has arrived. `tracker` is `None` if it was not needed.
+#[inline]
+fn on_whole<R, P, A, C, E>(
     policies: &Policies<P, A, C>,
     progress: &mut Progress<P, A>,
     mut head: Parts,
     data: Bytes,
-    tracker: BodyTracker,
-    peeked: Peeked,
+    tracker: Option<BodyTracker>,
 ) -> Next<R, P, A, C, E>
 where
     R: HttpBody<Data = Bytes> + Unpin,
@@ -207,14 +245,9 @@ where
     C: ClassifyResponse,
 {
     let (state, call) = (&mut progress.state, &progress.call);
-    let failed = match peeked {
-        Peeked::Failed(class) => Some(class),
-        Peeked::Forward => {
-            let refused = policies.call.detects_refusal() && is_refusal(&data);
-            policies.call.on_success(state, call, &mut head, refused)
-        }
-    };
-    if let Some(class) = failed {
+    let refused = policies.call.detects_refusal() && is_refusal(&data);
+    if let Some(class) = policies.call.on_success(state, call, &mut head, refused) {
+        let tracker = tracker.unwrap_or_else(|| start_tracking(policies, progress, &head));
         let body = FailedBody::Held(PeekedBody::whole(data, tracker));
         return Next::Fail(Failure::Response(class, head, body));
     }
@@ -239,24 +272,40 @@ pub(super) fn report<P: CallPolicy, A: AttemptPolicy, C>(
         .on_response(&mut progress.attempt, class, head, clock);
 }
 
-pub(super) fn start_tracking<P: CallPolicy, A: AttemptPolicy, C: ClassifyResponse>(
+/// Returns the body that answers the request of the call.
+#[inline]
+fn expected<P: CallPolicy, A: AttemptPolicy, C: ClassifyResponse>(
+    policies: &Policies<P, A, C>,
+    progress: &Progress<P, A>,
+) -> ExpectedBody {
+    if policies.classifier.expects_claude() {
+        progress.expected
+    } else {
+        progress.expected.or_any()
+    }
+}
+
+/// Returns true if a policy or a report reads the usage of this attempt.
+#[inline]
+fn reads_usage<P: CallPolicy, A: AttemptPolicy, C>(
+    policies: &Policies<P, A, C>,
+    progress: &Progress<P, A>,
+) -> bool {
+    policies.attempts.reads_usage(&progress.attempt)
+        || progress.report.is_some() && progress.is_reported_here()
+}
+
+fn start_tracking<P: CallPolicy, A: AttemptPolicy, C: ClassifyResponse>(
     policies: &Policies<P, A, C>,
     progress: &mut Progress<P, A>,
     head: &Parts,
 ) -> BodyTracker {
-    let expected = if policies.classifier.expects_claude() {
-        progress.expected
-    } else {
-        progress.expected.or_any()
-    };
+    let expected = expected(policies, progress);
     let tracker = BodyTracker::of(expected, head.status, &head.headers);
     if tracker.is_opaque() {
         policies.attempts.on_opaque_body(&mut progress.attempt);
     }
-    let report = &progress.report;
-    if policies.attempts.reads_usage(&progress.attempt)
-        || report.is_some() && progress.is_reported_here()
-    {
+    if reads_usage(policies, progress) {
         tracker
     } else {
         tracker.without_usage()
