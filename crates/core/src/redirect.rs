@@ -93,36 +93,33 @@ pub(crate) fn bounded(class: Class, extensions: &Extensions) -> Class {
 /// The host that a request is sent to, as it is written there.
 pub(crate) enum Origin {
     Authority(Authority),
-    Host(HeaderValue),
-    Unknown,
+    /// The `host` header of a request whose URI names no host. Boxed, because it is rare and every
+    /// future has the place.
+    Header(Option<Box<HeaderValue>>),
 }
 
 impl Origin {
-    /// Copies the host of a request without an allocation.
+    /// Copies the host of a request, without an allocation if its URI names it.
     #[inline]
     pub(crate) fn of(uri: &Uri, headers: &HeaderMap) -> Self {
         if let Some(authority) = uri.authority() {
             return Self::Authority(authority.clone());
         }
-        match host_header(headers) {
-            Some(host) => Self::Host(host.clone()),
-            None => Self::Unknown,
-        }
+        Self::Header(host_header(headers).map(|host| Box::new(host.clone())))
     }
 
     /// Returns the `host` header, if the URI names no host.
-    pub(crate) const fn header(&self) -> Option<&HeaderValue> {
+    pub(crate) fn header(&self) -> Option<&HeaderValue> {
         match self {
-            Self::Host(host) => Some(host),
-            Self::Authority(_) | Self::Unknown => None,
+            Self::Header(host) => host.as_deref(),
+            Self::Authority(_) => None,
         }
     }
 
     fn authority(&self) -> Option<Authority> {
         match self {
             Self::Authority(authority) => Some(authority.clone()),
-            Self::Host(host) => Authority::try_from(host.as_bytes()).ok(),
-            Self::Unknown => None,
+            Self::Header(host) => Authority::try_from(host.as_ref()?.as_bytes()).ok(),
         }
     }
 }

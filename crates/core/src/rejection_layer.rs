@@ -129,9 +129,11 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<Q>) -> Self::Future {
+        let render = self.render.clone();
+        // Built in place, so that the inner future is not moved once more.
         RenderRejectionFuture {
             future: self.inner.call(request),
-            render: self.render.clone(),
+            render,
         }
     }
 }

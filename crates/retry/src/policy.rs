@@ -81,11 +81,25 @@ pub struct RetryState {
     number: u32,
     /// The attempts that were made at other targets. The maximum for a probe, which is sent once.
     spent: u32,
-    started_at: Instant,
+    /// The start of the first attempt, in nanoseconds after the arrival of the call.
+    // Half the size of an instant. A future of more than 256 bytes takes twice the time to move.
+    start: u64,
     /// The hash of the host, whose budget pays for retries.
     host: u64,
     // Boxed, because it moves with the future.
     attempt: Option<Box<AttemptState>>,
+}
+
+impl RetryState {
+    /// Returns the start of the first attempt.
+    fn started_at(&self, call: &Call) -> Instant {
+        call.first_arrival() + Duration::from_nanos(self.start)
+    }
+}
+
+/// Returns the duration in nanoseconds, as far as they fit.
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The state that is needed once an attempt has failed, or keeps the caller waiting.
@@ -146,7 +160,11 @@ impl CallPolicy for RetryPolicy {
             } else {
                 call.attempts()
             },
-            started_at: start.now,
+            start: if start.now == call.first_arrival() {
+                0
+            } else {
+                nanos(start.now.saturating_duration_since(call.first_arrival()))
+            },
             host: start.host_hash(),
             attempt: None,
         };
@@ -170,7 +188,7 @@ impl CallPolicy for RetryPolicy {
 
     #[inline]
     fn check_deadline(&self, state: &mut RetryState, call: &Arc<Call>) -> Option<Rejection> {
-        let has_passed = state.is_owner && call.deadline()? <= state.started_at;
+        let has_passed = state.is_owner && call.deadline()? <= state.started_at(call);
         has_passed.then(|| {
             let reason = RejectReason::DeadlineWouldPass {
                 estimated: Duration::ZERO,
@@ -191,11 +209,9 @@ impl CallPolicy for RetryPolicy {
             return Poll::Pending;
         }
         let timeouts = &self.0.timeouts;
+        let started_at = state.started_at(call);
         let attempt = state.attempt.get_or_insert_default();
-        let head = after(
-            attempt.started_at.unwrap_or(state.started_at),
-            timeouts.head,
-        );
+        let head = after(attempt.started_at.unwrap_or(started_at), timeouts.head);
         let idle = received
             .filter(|_| timeouts.idle.is_some())
             .and_then(|received| after(attempt.idle.since(received), timeouts.idle));
@@ -207,7 +223,7 @@ impl CallPolicy for RetryPolicy {
         count(&self.0.counters.timed_out);
         let until = Some(until);
         let waited = if until == deadline {
-            deadline.map(|deadline| deadline.saturating_duration_since(state.started_at))
+            deadline.map(|deadline| deadline.saturating_duration_since(started_at))
         } else {
             // Unlike the deadline of the caller, a slow server is a failure of the server.
             call.time_out_attempt();
@@ -386,7 +402,7 @@ impl CallPolicy for RetryPolicy {
         let is_silent = timeouts.idle.is_some() || timeouts.content.is_some();
         let is_timed = || is_silent || call.deadline().is_some();
         let timers = (is_owner && can_end_early && is_timed())
-            .then(|| StreamTimers::new(call.clone(), state.started_at));
+            .then(|| StreamTimers::new(call.clone(), state.started_at(call)));
         RetryBodyState { is_owner, timers }
     }
 

@@ -41,9 +41,8 @@ pin_project! {
     {
         #[pin]
         pub(super) state: State<S, S::Future, R, S::Error>,
-        // After the state, so that a dropped request ends before its permits are released. Boxed,
-        // because each layer outside moves the future.
-        pub(super) progress: Box<Progress<P, A>>,
+        // After the state, so that a dropped request ends before its permits are released.
+        pub(super) progress: Progress<P, A>,
         pub(super) shared: Arc<Shared<S, P, A, C>>,
     }
 
@@ -113,7 +112,7 @@ where
 {
     pub(super) fn waiting(
         shared: Arc<Shared<S, P, A, C>>,
-        progress: Box<Progress<P, A>>,
+        progress: Progress<P, A>,
         service: S,
         request: Request<RequestBody>,
     ) -> Self {
@@ -123,7 +122,7 @@ where
 
     pub(super) fn not_sent(
         shared: Arc<Shared<S, P, A, C>>,
-        progress: Box<Progress<P, A>>,
+        progress: Progress<P, A>,
         reason: NotSent<S::Error>,
     ) -> Self {
         let reason = Some(reason);
@@ -132,7 +131,7 @@ where
 
     pub(super) fn rejected(
         shared: Arc<Shared<S, P, A, C>>,
-        progress: Box<Progress<P, A>>,
+        progress: Progress<P, A>,
         rejection: Rejection,
     ) -> Self {
         let rejection = Some(Box::new(rejection));
@@ -142,7 +141,7 @@ where
     #[inline]
     fn of(
         shared: Arc<Shared<S, P, A, C>>,
-        progress: Box<Progress<P, A>>,
+        progress: Progress<P, A>,
         state: State<S, S::Future, R, S::Error>,
     ) -> Self {
         Self {
@@ -183,21 +182,21 @@ where
                         match result {
                             Poll::Ready(Ok(response)) => {
                                 match on_response(policies, progress, response, cx) {
-                                    Next::Answer(answer) => {
+                                    Ok(answer) => {
                                         this.state.set(State::Done);
                                         return Poll::Ready(Ok(answer));
                                     }
-                                    Next::Hold(held) => {
+                                    Err(Next::Hold(held)) => {
                                         let response = Some(held);
                                         this.state.set(State::Holding { response });
                                         continue;
                                     }
-                                    Next::Read(response) => {
+                                    Err(Next::Read(response)) => {
                                         let response = Some(response);
                                         this.state.set(State::Reading { response });
                                         continue;
                                     }
-                                    Next::Fail(failure) => failure,
+                                    Err(Next::Fail(failure)) => *failure,
                                 }
                             }
                             Poll::Ready(Err(error)) => {

@@ -48,12 +48,13 @@ pub(super) enum NotSent<E> {
 }
 
 impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
-    #[inline]
+    // Always, so that it is built where it stays.
+    #[inline(always)]
     pub(super) fn start<C>(
         policies: &Policies<P, A, C>,
         request: &mut Request<RequestBody>,
         now: Instant,
-    ) -> Box<Self> {
+    ) -> Self {
         if policies.call.reads_request() || policies.attempts.reads_request() {
             request.body_mut().parse();
         }
@@ -70,21 +71,17 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
             now: call.begin(now),
             host_header: origin.header(),
         });
-        // The box first, so that its content is built in place.
-        Box::write(
-            Box::new_uninit(),
-            Self {
-                call,
-                state,
-                attempt: A::Attempt::default(),
-                admitted: false,
-                called: false,
-                sent: false,
-                expected,
-                origin,
-                report,
-            },
-        )
+        Self {
+            call,
+            state,
+            attempt: A::Attempt::default(),
+            admitted: false,
+            called: false,
+            sent: false,
+            expected,
+            origin,
+            report,
+        }
     }
 
     /// Admits the attempt and waits for the inner service. When this is ready without an error, the

@@ -63,18 +63,18 @@ impl<R: HttpBody<Data = Bytes> + Unpin> Failed<R> {
     }
 }
 
-/// The next step after a response head.
-pub(super) enum Next<R, P, A, C, E>
-where
-    R: HttpBody<Data = Bytes> + Unpin,
-    P: CallPolicy,
-    A: AttemptPolicy,
-    C: ClassifyResponse,
-{
-    Answer(Answer<R, P, A, C>),
+/// The next step after a response head without an answer for the caller.
+// Boxed, so that an answer is not moved through a larger value.
+pub(super) enum Next<R: HttpBody<Data = Bytes>, E> {
     Hold(Box<Held<R>>),
     Read(Box<Failed<R>>),
-    Fail(Failure<R, E>),
+    Fail(Box<Failure<R, E>>),
+}
+
+impl<R: HttpBody<Data = Bytes>, E> Next<R, E> {
+    fn fail(class: Class, head: Parts, body: FailedBody<R>) -> Self {
+        Self::Fail(Box::new(Failure::Response(class, head, body)))
+    }
 }
 
 /// Classifies a response by its head. A success that is there already is handed on without a stop.
@@ -84,7 +84,7 @@ pub(super) fn on_response<R, P, A, C, E>(
     progress: &mut Progress<P, A>,
     response: Response<R>,
     cx: &mut Context<'_>,
-) -> Next<R, P, A, C, E>
+) -> Result<Answer<R, P, A, C>, Next<R, E>>
 where
     R: HttpBody<Data = Bytes> + Unpin,
     P: CallPolicy,
@@ -115,14 +115,14 @@ where
             let clock = &mut Clock::default();
             report(policies, progress, &class, Some(&mut head), clock);
             let body = FailedBody::Error(ErrorBody::new(body));
-            Next::Fail(Failure::Response(class, head, body))
+            Err(Next::fail(class, head, body))
         }
-        class => Next::Read(Box::new(Failed {
+        class => Err(Next::Read(Box::new(Failed {
             head,
             body: ErrorBody::new(body),
             class,
             timer: None,
-        })),
+        }))),
     }
 }
 
@@ -135,7 +135,7 @@ pub(super) fn on_success<R, P, A, C, E>(
     mut body: R,
     clock: &mut Clock,
     cx: &mut Context<'_>,
-) -> Next<R, P, A, C, E>
+) -> Result<Answer<R, P, A, C>, Next<R, E>>
 where
     R: HttpBody<Data = Bytes> + Unpin,
     P: CallPolicy,
@@ -186,11 +186,11 @@ where
             {
                 let mut body = PeekedBody::whole(data, tracker);
                 body.failed = Some(class);
-                return Next::Answer(into_answer(policies, progress, head, body));
+                return Ok(into_answer(policies, progress, head, body));
             }
             if let Some(class) = end.failure() {
                 let body = FailedBody::Held(PeekedBody::whole(data, tracker));
-                return Next::Fail(Failure::Response(class, head, body));
+                return Err(Next::fail(class, head, body));
             }
             return on_whole(policies, progress, head, data, Some(tracker));
         }
@@ -202,14 +202,12 @@ where
         None => body.report_empty(policies, attempt, clock),
     }
     if !P::HOLDS_RESPONSE {
-        return Next::Answer(into_answer(policies, progress, head, body));
+        return Ok(into_answer(policies, progress, head, body));
     }
     match body.poll_peek(policies, &mut progress.attempt, clock, cx) {
-        Poll::Ready(peeked) => match on_peeked(policies, progress, head, body, peeked) {
-            Ok(answer) => Next::Answer(answer),
-            Err(failure) => Next::Fail(failure),
-        },
-        Poll::Pending => Next::Hold(Box::new(Held { head, body })),
+        Poll::Ready(peeked) => on_peeked(policies, progress, head, body, peeked)
+            .map_err(|failure| Next::Fail(Box::new(failure))),
+        Poll::Pending => Err(Next::Hold(Box::new(Held { head, body }))),
     }
 }
 
@@ -237,7 +235,7 @@ fn on_whole<R, P, A, C, E>(
     mut head: Parts,
     data: Bytes,
     tracker: Option<BodyTracker>,
-) -> Next<R, P, A, C, E>
+) -> Result<Answer<R, P, A, C>, Next<R, E>>
 where
     R: HttpBody<Data = Bytes> + Unpin,
     P: CallPolicy,
@@ -249,13 +247,13 @@ where
     if let Some(class) = policies.call.on_success(state, call, &mut head, refused) {
         let tracker = tracker.unwrap_or_else(|| start_tracking(policies, progress, &head));
         let body = FailedBody::Held(PeekedBody::whole(data, tracker));
-        return Next::Fail(Failure::Response(class, head, body));
+        return Err(Next::fail(class, head, body));
     }
     policies.call.finish(state, call);
     if progress.report.is_some() {
         progress.report_whole(policies);
     }
-    Next::Answer(Response::from_parts(head, ResponseBody::full(data)))
+    Ok(Response::from_parts(head, ResponseBody::full(data)))
 }
 
 /// Reports the class of an attempt to the attempt policies.

@@ -617,6 +617,15 @@ fn message_that_is_cut_anywhere_is_truncated() {
     }
     let end = outcome(&with_length, chunked(whole, 7));
     assert_eq!((failed(&end), used(&end)), (None, (Some(10), Some(5))));
+    // The brackets close, so nothing of the message is missing.
+    let longer = headers(&[
+        ("content-type", "application/json"),
+        ("content-length", "999"),
+    ]);
+    for size in [7, 1_000] {
+        let end = outcome(&longer, chunked(whole, size));
+        assert_eq!((failed(&end), used(&end)), (None, (Some(10), Some(5))));
+    }
     // With a coding, the length is that of another text.
     let coded = headers(&[
         ("content-type", "application/json"),
