@@ -83,12 +83,12 @@ pub(crate) fn model<'a>(uri: &'a Uri, body: &'a RequestBody) -> Option<Cow<'a, s
 }
 
 /// Returns the entry of the requested model in the built-in catalog, if there is one.
-#[inline]
+#[inline(always)]
 pub(crate) fn listed_model(request: &Request<RequestBody>) -> Option<&'static Model> {
     listed_at(ApiPath::parse(request.uri().path()), request)
 }
 
-#[inline]
+#[inline(always)]
 fn listed_at(path: ApiPath<'_>, request: &Request<RequestBody>) -> Option<&'static Model> {
     if path.form.is_none() {
         return request.body().listed_model();

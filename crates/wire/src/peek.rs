@@ -319,7 +319,8 @@ impl Peek {
             Tokenizer::Old => OLD_TOKENS,
         };
         let tokens = plain as f64 + more * scale * (bytes as f64 / all);
-        (tokens.round() as u64).max(1)
+        // Rounded. `round` is a call into the C library.
+        ((tokens + 0.5) as u64).max(1)
     }
 
     /// Returns true if the request has an image or a document, as data or by reference.

@@ -138,7 +138,7 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
     }
 
     /// Records that the request is sent if no inner layer keeps it waiting any more.
-    #[inline]
+    #[inline(always)]
     pub(super) fn polled<C>(&mut self, policies: &Policies<P, A, C>) {
         if !self.sent && !self.call.is_held_back() {
             self.sent = true;

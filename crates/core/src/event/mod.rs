@@ -800,7 +800,7 @@ impl InactiveNotice {
 ///
 /// A layer can skip the work for an event that would be discarded.
 #[must_use]
-#[inline]
+#[inline(always)]
 pub fn is_debug_enabled(sink: &EventSink) -> bool {
     sink.is_observed() || tracing::enabled!(target: "tower_claude", tracing::Level::DEBUG)
 }
