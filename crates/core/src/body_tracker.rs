@@ -64,9 +64,10 @@ impl ExpectedBody {
         matches!(self, Self::Message | Self::TokenCount)
     }
 
-    /// Returns true if a response with this head must have such a body and is labelled as JSON.
+    /// Returns true if a response with this head is labelled as JSON and must be a message or a
+    /// count.
     #[inline]
-    pub(crate) fn is_json(self, head: &Parts) -> bool {
+    pub(crate) fn expects_json(self, head: &Parts) -> bool {
         self.is_judged()
             && head.status == StatusCode::OK
             && wire::media(&head.headers) == Media::Json
@@ -111,7 +112,7 @@ pub struct BodyTracker {
     /// The part of `content-length` that has not arrived. Without the header, 1 until the first
     /// byte of a message, and 0 otherwise.
     missing: u64,
-    /// The response has a `content-length`, which shows if the body is cut.
+    /// The response has a `content-length`. If all of it has arrived, the body is not cut.
     has_length: bool,
 }
 
@@ -277,8 +278,8 @@ impl BodyTracker {
         self.usage_or(&mut None).clone()
     }
 
-    /// Returns the end of the body if it is known before it arrives: by a `message_stop`, an `error`
-    /// event, or a page.
+    /// Returns the end of the body if it is known before it arrives: by a `message_stop`, an
+    /// `error` event, or a page.
     pub(crate) fn early(&self, classify: impl FnOnce(&ApiError) -> Class) -> Option<BodyEnd> {
         match &self.tracked {
             Tracked::Stream(state) => match state.error() {
@@ -322,8 +323,8 @@ impl BodyTracker {
         })
     }
 
-    /// Returns how a body ends with this data, which is read without keeping it. Usage that is in it
-    /// and not in the tracker goes to `usage`.
+    /// Returns how a body ends with this data, which is read without keeping it. Usage that is in
+    /// it and not in the tracker goes to `usage`.
     pub(crate) fn last(
         &mut self,
         data: &Bytes,
@@ -356,8 +357,8 @@ impl BodyTracker {
         self.ended(classify)
     }
 
-    /// Returns the usage that was reported so far. `found` is where [`last`](Self::last) has put the
-    /// usage of a JSON document, or else a place for it.
+    /// Returns the usage that was reported so far. `found` is where [`last`](Self::last) has put
+    /// the usage of a JSON document, or else a place for it.
     pub(crate) fn usage_or<'a>(&'a self, found: &'a mut Option<Usage>) -> &'a Usage {
         match &self.tracked {
             Tracked::Stream(state) => state.usage(),

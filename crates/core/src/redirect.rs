@@ -62,9 +62,9 @@ pub fn report_redirect(from: &Authority, location: &[u8]) -> bool {
 /// A response extension: another host than that of the request has answered.
 ///
 /// A client that follows redirects gets such responses. No limit is learned from the headers of
-/// one, and its status delays or rejects no other request, since the host may be anybody's. An error
-/// inside its stream counts for the circuit like any other. The adaptors for reqwest insert it. A
-/// service over another client inserts it too, if it knows the last URL:
+/// one, and its status delays or rejects no other request, since the host may be anybody's. An
+/// error inside its stream counts for the circuit like any other. The adaptors for reqwest insert
+/// it. A service over another client inserts it too, if it knows the last URL:
 ///
 /// ```
 /// use http::{Response, Uri, uri::Authority};

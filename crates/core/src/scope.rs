@@ -21,8 +21,8 @@ use crate::{credential::credential, endpoint::Endpoint, text::write_escaped};
 #[non_exhaustive]
 pub struct Scope {
     /// The value of [`credential_of`](Self::credential_of): a keyed hash of the credential at its
-    /// host, which differs in every process unless a [common key](crate::toolkit::set_credential_key)
-    /// is set. 0 for a request without a credential.
+    /// host, which differs in every process unless a [common
+    /// key](crate::toolkit::set_credential_key) is set. 0 for a request without a credential.
     pub credential: u64,
     /// The host that the URI or else the `host` header names, in lower case and without a default
     /// port. Empty if the request names none.

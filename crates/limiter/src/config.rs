@@ -100,8 +100,8 @@ pub struct LimiterConfig {
     /// workload and variant of its prompts. Default true.
     pub calibrate_input: bool,
     /// The part of its requests that a workload must not exceed with the input charged for them, in
-    /// percent, while a limit on input is nearly used up: less than a quarter of it is left. From 50
-    /// to 99, and other values are clamped. Default 50, which is the expected input.
+    /// percent, while a limit on input is nearly used up: less than a quarter of it is left. From
+    /// 50 to 99, and other values are clamped. Default 50, which is the expected input.
     ///
     /// With 95, a request is charged what 95 % of the latest requests of its workload used, and at
     /// least 1.35 times its estimate while fewer than 16 are known, but no more than the limit. The

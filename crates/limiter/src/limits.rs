@@ -297,8 +297,8 @@ impl Limits {
     /// ```
     ///
     /// Cache reads are not counted, so a limit of the kind `input_tokens_per_minute`, which counts
-    /// them, may hold earlier at the server. Limits of other endpoints and of unknown kinds are left
-    /// out. A limit of 0 is left out as well, because the server rejects such requests itself.
+    /// them, may hold earlier at the server. Limits of other endpoints and of unknown kinds are
+    /// left out. A limit of 0 is left out as well, because the server rejects such requests itself.
     #[must_use]
     pub fn from_rate_limits(
         organization: &[RateLimitEntry],

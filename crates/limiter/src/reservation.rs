@@ -141,14 +141,14 @@ impl Reservation {
 
     /// Ends the reservation at this time.
     pub fn settle_at(mut self, settlement: Settlement, now: Instant) {
-        self.finish();
+        self.mark_settled();
         self.backend.settle(self.id, settlement, now);
     }
 
     /// Ends the reservation of a successful response that ended like this, at this time.
     #[inline]
     pub(crate) fn settle_outcome(&mut self, outcome: &Outcome<'_>, now: Instant) {
-        self.finish();
+        self.mark_settled();
         self.backend.settle_outcome(self.id, outcome, now);
     }
 
@@ -159,13 +159,13 @@ impl Reservation {
         } else {
             Settlement::NotSent
         };
-        self.finish();
+        self.mark_settled();
         self.backend.settle(self.id, settlement, sync::now());
     }
 
-    /// Prepares the end, after which nothing is left to do for the destructor.
+    /// Marks the reservation as settled, and takes it out of the call. The caller settles it.
     #[inline]
-    fn finish(&mut self) {
+    fn mark_settled(&mut self) {
         self.settled = true;
         if let Some(call) = self.left_in.take() {
             call.forget_reservation(&*self.backend, self.id);

@@ -49,8 +49,8 @@ pub struct EstimateSnapshot {
     pub workload: Workload,
     /// The [variant](tower_claude_core::Cost::variant) of the prompts.
     pub variant: u8,
-    /// The number of responses that were learned from. Those with fewer than 500 tokens hardly count
-    /// beside larger ones.
+    /// The number of responses that were learned from. Those with fewer than 500 tokens hardly
+    /// count beside larger ones.
     pub samples: u32,
     /// The tokens that each request has beside those that were estimated, e.g. frames and the
     /// prompt of tools. At least 0.

@@ -58,8 +58,8 @@ pub struct RateLimitEntry {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LimitEntry {
-    /// The kind, such as `requests_per_minute` or `input_tokens_per_minute_cache_aware`. New ones may
-    /// appear.
+    /// The kind, such as `requests_per_minute` or `input_tokens_per_minute_cache_aware`. New ones
+    /// may appear.
     pub kind: String,
     /// The limit.
     pub value: u64,
@@ -166,8 +166,8 @@ impl SpendLimitEntry {
         })
     }
 
-    /// Returns the usage tier, if this is the cap of a tier at its published amount. An organization
-    /// with a higher one has been granted it.
+    /// Returns the usage tier, if this is the cap of a tier at its published amount. An
+    /// organization with a higher one has been granted it.
     #[must_use]
     pub fn tier(&self) -> Option<Tier> {
         let is_dollars = self

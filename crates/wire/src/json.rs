@@ -172,8 +172,8 @@ impl<'a> Object<'a> {
         is_next
     }
 
-    /// Steps over this member if the [upcoming](Self::upcoming) text begins with `start`, which is a
-    /// key, its colon and the opening quote of its value.
+    /// Steps over this member if the [upcoming](Self::upcoming) text begins with `start`, which is
+    /// a key, its colon and the opening quote of its value.
     #[inline(always)]
     pub(crate) fn skip_string(&mut self, start: &[u8]) -> bool {
         if !self.upcoming().starts_with(start) {
@@ -186,8 +186,9 @@ impl<'a> Object<'a> {
         end.is_some()
     }
 
-    /// Like [`skip_string`](Self::skip_string), and returns the positions of the string's first byte,
-    /// first escape and closing quote. That of the escape is that of the quote if there is none.
+    /// Like [`skip_string`](Self::skip_string), and returns the positions of the string's first
+    /// byte, first escape and closing quote. That of the escape is that of the quote if there is
+    /// none.
     #[inline(always)]
     pub(crate) fn skip_text(&mut self, start: &[u8]) -> Option<[usize; 3]> {
         if !self.upcoming().starts_with(start) {

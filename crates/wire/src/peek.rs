@@ -279,10 +279,10 @@ impl Peek {
     /// Estimates the tokens of a text of this length, which is the [text](Self::text_bytes) of the
     /// prompt or a part of it.
     ///
-    /// Up to 512 bytes it approaches the kind of text: prose has about 2.75 bytes per token of the newer
-    /// tokenizer, and text with many quotes and line breaks, such as code and JSON, up to 2.2. An
-    /// emoji counts as one token more than its bytes. This is a rough estimate: correct it by the
-    /// reported usage.
+    /// Up to 512 bytes it approaches the kind of text: prose has about 2.75 bytes per token of the
+    /// newer tokenizer, and text with many quotes and line breaks, such as code and JSON, up to
+    /// 2.2. An emoji counts as one token more than its bytes. This is a rough estimate: correct it
+    /// by the reported usage.
     ///
     /// ```
     /// use tower_claude_wire::{Peek, Tokenizer};
@@ -424,8 +424,8 @@ const SURE_OF_KIND: f64 = 512.0;
 /// The tokens of the older tokenizer for one of the newer.
 const OLD_TOKENS: f64 = 2.5 / 3.5;
 
-/// The words that are looked at to find out if a body has characters beyond ASCII, and the bytes that
-/// are then looked at to count the rare ones.
+/// The words that are looked at to find out if a body has characters beyond ASCII, and the bytes
+/// that are then looked at to count the rare ones.
 const WORDS: usize = 4;
 const SAMPLES: u32 = 1_024;
 

@@ -64,8 +64,9 @@ impl JsonResponse {
         }
     }
 
-    /// Reads a body to its end, and its usage into `usage`. The same as [`of_whole`](Self::of_whole)
-    /// and [`Usage::from_message`], in one pass over a message whose usage follows the content.
+    /// Reads a body to its end, and its usage into `usage`. The same as
+    /// [`of_whole`](Self::of_whole) and [`Usage::from_message`], in one pass over a message whose
+    /// usage follows the content.
     ///
     /// ```
     /// use tower_claude_wire::JsonResponse;
@@ -78,6 +79,7 @@ impl JsonResponse {
     /// ```
     #[must_use]
     pub fn with_usage(body: &[u8], usage: &mut Option<Usage>) -> Option<Self> {
+        *usage = None;
         let response = match Self::read(body) {
             Ok(content) => {
                 if let Some(end) = content_end(body, content) {

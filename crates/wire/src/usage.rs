@@ -27,8 +27,8 @@ pub struct Usage {
     pub input_tokens: Option<u64>,
     /// Input tokens written to the prompt cache.
     pub cache_creation_input_tokens: Option<u64>,
-    /// The part of `cache_creation_input_tokens` that is written for 1 hour. The rest is written for
-    /// 5 minutes.
+    /// The part of `cache_creation_input_tokens` that is written for 1 hour. The rest is written
+    /// for 5 minutes.
     pub cache_creation_1h_input_tokens: Option<u64>,
     /// Input tokens read from the prompt cache.
     pub cache_read_input_tokens: Option<u64>,
@@ -325,8 +325,8 @@ impl Usage {
         add(self.input_tokens, self.cache_creation_input_tokens).max(self.iterations_input)
     }
 
-    /// Returns all input tokens: those that count against the rate limit, and cache reads. 0 if none
-    /// is known.
+    /// Returns all input tokens: those that count against the rate limit, and cache reads. 0 if
+    /// none is known.
     #[must_use]
     pub fn total_input(&self) -> u64 {
         let read = self.cache_read_input_tokens.unwrap_or(0);

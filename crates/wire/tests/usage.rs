@@ -173,7 +173,6 @@ fn malformed_counts_are_unknown() {
     );
 }
 
-/// A subtraction below zero on the server, in 64 and in 32 bits.
 #[test]
 fn unknown_details_are_ignored() {
     let usage = br#"{"output_tokens_details":{"thinking_tokens":5,"other":6},"cache_creation":{"ephemeral_1h_input_tokens":7,"other":8},"output_tokens":9}"#;
@@ -183,6 +182,7 @@ fn unknown_details_are_ignored() {
     assert_eq!(usage.output_tokens, Some(9));
 }
 
+/// A subtraction below zero on the server, in 64 and in 32 bits.
 #[test]
 fn absurd_counts_are_unknown() {
     for absurd in [u64::MAX, u64::from(u32::MAX), 1 << 26] {

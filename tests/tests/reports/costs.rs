@@ -1,12 +1,16 @@
 //! The bills in the events at the end of attempts and calls.
 
-use http::Request;
+use std::{convert::Infallible, future::ready};
+
+use http::{Request, Response};
+use tower::service_fn;
 use tower_claude_core::{
     RequestBody,
     event::{Event, Observer},
 };
 use tower_claude_retry::RetryLayer;
 use tower_claude_tests::{
+    self as body, FrameBody,
     api::{Api, Piece, Reply},
     request_to, request_with,
 };
@@ -30,14 +34,15 @@ fn line_of(event: &Event<'_>) -> Option<String> {
     Some(format!("{name} {cost}"))
 }
 
-fn message(usage: &str) -> Reply {
+fn message_text(usage: &str) -> String {
     let content = r#"[{"type":"text","text":"Hi"}]"#;
-    Reply::json(
-        200,
-        format!(
-            r#"{{"type":"message","role":"assistant","content":{content},"stop_reason":"end_turn","usage":{{{usage}}}}}"#
-        ),
+    format!(
+        r#"{{"type":"message","role":"assistant","content":{content},"stop_reason":"end_turn","usage":{{{usage}}}}}"#
     )
+}
+
+fn message(usage: &str) -> Reply {
+    Reply::json(200, message_text(usage))
 }
 
 /// Returns the lines of a call with these replies.
@@ -56,6 +61,28 @@ async fn lines(
 async fn answer_has_its_bill_in_both_events() {
     let lines = lines([message(USAGE)], request(SONNET, false)).await;
     assert_eq!(lines, [format!("attempt {COST}"), format!("call {COST}")]);
+}
+
+/// The only frame comes later than the head, as from a slow server.
+#[tokio::test(start_paused = true)]
+async fn answer_whose_body_is_awaited_has_its_bill_in_both_events() {
+    for waits in 0..4 {
+        let log = EventLog::new(line_of);
+        let layer = RetryLayer::new().with_observer(log.clone());
+        let service = service_fn(move |_: Request<RequestBody>| {
+            let waits = std::iter::repeat_n(body::Piece::Wait, waits);
+            let data = body::Piece::Data(message_text(USAGE).into());
+            let body = FrameBody::new(waits.chain([data])).exact();
+            let response = Response::builder().header("content-type", "application/json");
+            ready(Ok::<_, Infallible>(
+                response.body(body).expect("a response"),
+            ))
+        });
+        let seen = send(&layer.layer(service), request(SONNET, false)).await;
+        seen.expect("it is answered");
+        let expected = [format!("attempt {COST}"), format!("call {COST}")];
+        assert_eq!(log.lines(), expected, "{waits} waits");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -30,6 +30,10 @@ use crate::{
 };
 
 /// An attempt that failed, with all that it would hand to the caller.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most failures are responses, and a box would be one more allocation for each"
+)]
 pub(super) enum Failure<R: HttpBody<Data = Bytes>, E> {
     Response(Class, Parts, FailedBody<R>),
     Error(Class, E),
@@ -161,7 +165,7 @@ where
             Self::Error(_, error) => report.set_cause(policies.classifier.cause(error)),
             Self::Response(_, _, FailedBody::Error(body)) => report.on_error_body(&body.bytes()),
             Self::Response(_, _, FailedBody::Held(body)) if report.has_no_usage() => {
-                report.set_usage(&body.tracker.usage());
+                report.set_usage(&body.usage());
             }
             _ => {}
         }

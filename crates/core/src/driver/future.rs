@@ -99,6 +99,8 @@ pin_project! {
         NotSent { reason: Option<NotSent<E>> },
         /// The call is rejected before the first attempt.
         Rejected { rejection: Option<Box<Rejection>> },
+        /// Between two attempts, or before the end of the call. It stays only if a policy panics.
+        Between,
         Done,
     }
 }
@@ -290,13 +292,16 @@ where
                 }
                 StateProjection::Rejected { rejection } => {
                     let rejection = *rejection.take().expect("polled after completion");
-                    this.state.set(State::Done);
+                    this.state.set(State::Between);
                     policies.call.on_rejection(&rejection);
                     policies.call.finish(&mut progress.state, &progress.call);
                     progress.report_call(policies, &CallResult::rejected(&rejection));
+                    this.state.set(State::Done);
                     return Poll::Ready(Ok(rejection.into_response()));
                 }
-                StateProjection::Done => panic!("polled after completion"),
+                StateProjection::Between | StateProjection::Done => {
+                    panic!("polled after completion")
+                }
             };
             if let Some(until) = policies.attempts.blocked_until(&progress.attempt) {
                 progress.call.block_until(Some(until));
@@ -320,7 +325,7 @@ where
                 .on_failure(&mut progress.state, &progress.call, &summary);
             let Some(wait) = wait else {
                 // What the attempt holds is released after the inner future is dropped.
-                this.state.set(State::Done);
+                this.state.set(State::Between);
                 let result = progress.report.as_ref().map(|_| failure.result());
                 let output = failure.into_output(policies, progress);
                 policies.call.finish(&mut progress.state, &progress.call);
@@ -328,6 +333,7 @@ where
                 if let Some(result) = result {
                     progress.report_call(policies, &result);
                 }
+                this.state.set(State::Done);
                 return Poll::Ready(output);
             };
             if let Some(report) = &mut progress.report {
@@ -335,7 +341,7 @@ where
             }
             // The failed response goes before the wait: it may keep a connection or a permit.
             failure.discard(&policies.attempts, &mut progress.attempt);
-            this.state.set(State::Done);
+            this.state.set(State::Between);
             progress.release_attempt();
             this.state.set(match Instant::now().checked_add(wait) {
                 Some(until) if wait > Duration::ZERO => State::Sleeping {

@@ -38,6 +38,9 @@ pub(super) struct PeekedBody<R: Body> {
     pub(super) failed: Option<Class>,
     /// The attempt policies know how the response ended.
     pub(super) ended: bool,
+    /// The usage in a JSON document of which the tracker keeps nothing. Boxed, because it is large
+    /// and such a document is mostly there with the head.
+    usage: Option<Box<Usage>>,
 }
 
 /// Feeds a frame to the tracker and reports the progress of a stream. Returns the end of the body
@@ -78,6 +81,7 @@ impl<R: Body<Data = Bytes>> PeekedBody<R> {
             held: HeldBody::new(body),
             failed: None,
             ended: false,
+            usage: None,
         }
     }
 
@@ -88,6 +92,7 @@ impl<R: Body<Data = Bytes>> PeekedBody<R> {
             held: HeldBody::whole(data),
             failed: None,
             ended: true,
+            usage: None,
         }
     }
 
@@ -138,6 +143,16 @@ impl<R: Body<Data = Bytes>> PeekedBody<R> {
         }
         let outcome = end.outcome(self.tracker.usage_or(usage));
         attempts.on_end(attempt, &outcome, clock);
+        let found = usage.take().filter(|usage| !usage.is_empty());
+        self.usage = found.map(Box::new);
+    }
+
+    /// Returns the usage that was read so far.
+    pub(super) fn usage(&self) -> Usage {
+        match &self.usage {
+            Some(usage) => (**usage).clone(),
+            None => self.tracker.usage(),
+        }
     }
 
     /// Returns true if the model declined before any content of a stream, or in a whole JSON

@@ -144,10 +144,10 @@ where
 {
     let ends_early = P::HOLDS_RESPONSE || !policies.attempts.ends_with_body();
     let expected = expected(policies, progress);
-    let mut first = None;
+    let (mut first, mut polled) = (None, false);
     // Nearly every response that is no stream is the expected message and there as a whole. It
     // needs no tracker, and few of its headers are read.
-    if ends_early && expected.is_json(&head) && !body.is_end_stream() {
+    if ends_early && expected.expects_json(&head) && !body.is_end_stream() {
         match Pin::new(&mut body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) if frame.is_data() && body.is_end_stream() => {
                 let data = frame.into_data().unwrap_or_default();
@@ -155,18 +155,19 @@ where
                 let reads_usage = reads_usage(policies, progress);
                 if expected.is_met_by(&data, &head.headers, reads_usage.then_some(usage)) {
                     let usage = usage.get_or_insert_default();
-                    end_whole(policies, progress, BodyEnd::Complete, usage, clock);
+                    report_whole_end(policies, progress, BodyEnd::Complete, usage, clock);
                     return on_whole(policies, progress, head, data, None);
                 }
                 first = Some(Some(Ok(Frame::data(data))));
             }
             Poll::Ready(frame) => first = Some(frame),
-            Poll::Pending => {}
+            Poll::Pending => polled = true,
         }
     }
     let mut tracker = start_tracking(policies, progress, &head);
     if ends_early && tracker.is_json() {
         if first.is_none()
+            && !polled
             && !body.is_end_stream()
             && let Poll::Ready(frame) = Pin::new(&mut body).poll_frame(cx)
         {
@@ -180,7 +181,7 @@ where
             let classify = |error: &_| policies.classifier.stream_error(error);
             let usage = &mut None;
             let end = tracker.last(&data, usage, classify);
-            end_whole(policies, progress, end, tracker.usage_or(usage), clock);
+            report_whole_end(policies, progress, end, tracker.usage_or(usage), clock);
             if !P::HOLDS_RESPONSE
                 && let Some(class) = end.failure()
             {
@@ -213,7 +214,7 @@ where
 
 /// Reports the outcome of a response whose only frame has arrived.
 #[inline]
-fn end_whole<P: CallPolicy, A: AttemptPolicy, C>(
+fn report_whole_end<P: CallPolicy, A: AttemptPolicy, C>(
     policies: &Policies<P, A, C>,
     progress: &mut Progress<P, A>,
     end: BodyEnd,
@@ -246,7 +247,8 @@ where
     let (state, call) = (&mut progress.state, &progress.call);
     let refused = policies.call.detects_refusal() && is_refusal(&data);
     if let Some(class) = policies.call.on_success(state, call, &mut head, refused) {
-        let tracker = tracker.unwrap_or_else(|| start_tracking(policies, progress, &head));
+        // The outcome is known.
+        let tracker = tracker.unwrap_or_else(BodyTracker::opaque);
         let body = FailedBody::Held(PeekedBody::whole(data, tracker));
         return Err(Next::fail(class, head, body));
     }
@@ -355,7 +357,10 @@ fn on_ended<R, P, A, C>(
 {
     let (state, call) = (&mut progress.state, &progress.call);
     if let Some(report) = &mut report {
-        report.set_usage(&body.tracker.usage());
+        // It is known already if the body arrived with the head.
+        if report.has_no_usage() {
+            report.set_usage(&body.usage());
+        }
         report.end_response(policies.reporter(), call, body.failed);
     }
     if let Some(class) = body.failed {
@@ -384,7 +389,8 @@ where
     C: ClassifyResponse,
 {
     let mut report = progress.report.take();
-    if P::HOLDS_RESPONSE
+    let has_begun = body.held.chunks.len() > 0 && body.tracker.stream().is_none();
+    if (P::HOLDS_RESPONSE || has_begun)
         && let Some(report) = &mut report
     {
         report.on_content();

@@ -145,7 +145,7 @@ impl<L: Limiter, E: EstimateCost> LimitPolicy<L, E> {
         attempt.priority = call.priority();
         let mut acquire = settings.acquire(request, call, cost);
         if let Poll::Ready(acquired) = Pin::new(&mut acquire).poll(cx) {
-            return Poll::Ready(self.finish_wait(request, call, acquired));
+            return Poll::Ready(self.report_rejection(request, call, acquired));
         }
         call.set_held_back(true);
         let report = QueuedReport::new(
@@ -180,11 +180,11 @@ impl<L: Limiter, E: EstimateCost> LimitPolicy<L, E> {
         settings.revise(request, call, Pin::new(acquire), pending);
         let acquired = ready!(Pin::new(acquire).poll(cx));
         queued.report.decide();
-        Poll::Ready(self.finish_wait(request, call, acquired))
+        Poll::Ready(self.report_rejection(request, call, acquired))
     }
 
     /// Ends the wait of a request, and reports its rejection.
-    fn finish_wait(
+    fn report_rejection(
         &self,
         request: &Request<RequestBody>,
         call: &Arc<Call>,

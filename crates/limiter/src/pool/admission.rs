@@ -228,8 +228,8 @@ impl Pool {
             .collect()
     }
 
-    /// Returns true if a count of the input of this request would be worth its time: the estimate is
-    /// less certain than what is left of a limit on input. A twentieth of requests exceed their
+    /// Returns true if a count of the input of this request would be worth its time: the estimate
+    /// is less certain than what is left of a limit on input. A twentieth of requests exceed their
     /// estimate by more than that.
     pub fn is_estimate_doubtful(&mut self, now: u64, cost: &Cost) -> bool {
         self.advance(now);

@@ -57,11 +57,11 @@ const LEAST_SLOPE: f64 = 0.1;
 /// with forgetting: after 34 more samples, a sample counts half.
 ///
 /// A sample counts as at most three times or a third of the running median of the samples (five
-/// times or a fifth in a scope of several workloads), and then with a quarter of its weight, so that
-/// one odd response changes little. The median moves by steps that do not depend on the size of a
-/// sample. The steps grow while the samples are on one side of it, so that a ratio that is wrong by
-/// a hundred times is corrected within ten samples. A run of samples far on one side of their
-/// predictions shows other requests than before, and then the sums begin anew.
+/// times or a fifth in a scope of several workloads), and then with a quarter of its weight, so
+/// that one odd response changes little. The median moves by steps that do not depend on the size
+/// of a sample. The steps grow while the samples are on one side of it, so that a ratio that is
+/// wrong by a hundred times is corrected within ten samples. A run of samples far on one side of
+/// their predictions shows other requests than before, and then the sums begin anew.
 ///
 /// Samples under 500 tokens hardly count beside larger ones. A route that has no others is
 /// calibrated by them nevertheless.

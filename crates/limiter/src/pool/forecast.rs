@@ -78,8 +78,8 @@ impl Forecast {
         charge
     }
 
-    /// Returns the charge with the input that the configured share of requests does not exceed, if a
-    /// limit on input is nearly used up.
+    /// Returns the charge with the input that the configured share of requests does not exceed, if
+    /// a limit on input is nearly used up.
     pub(crate) fn charge_near(&self, buckets: &Buckets, cost: &Cost) -> Charge {
         let mut charge = self.charge(cost);
         if let Some(share) = self.near_limit_share {
@@ -166,8 +166,8 @@ const fn is_about(expected: u64, actual: u64) -> bool {
     expected.abs_diff(actual) <= larger / 8
 }
 
-/// The errors from which on their quantiles are believed, and the ratio of actual to expected tokens
-/// that a first estimate hardly exceeds.
+/// The errors from which on their quantiles are believed, and the ratio of actual to expected
+/// tokens that a first estimate hardly exceeds.
 const ENOUGH_ERRORS: usize = 16;
 const FIRST_RATIO: f64 = 1.35;
 

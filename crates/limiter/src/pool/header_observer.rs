@@ -607,8 +607,8 @@ fn clamp(
     } else {
         (level + rounding).saturating_add(flight)
     };
-    // Until the first request arrives, the server's bucket stays full, and that of output stays full
-    // until the first output, which is much later.
+    // Until the first request arrives, the server's bucket stays full, and that of output stays
+    // full until the first output, which is much later.
     let arrival = refill(bucket.limit(), ARRIVES_IN);
     let most = level.saturating_add(rounding + signed_units(uncertain));
     let stayed_full = index == OUTPUT && most >= bucket.capacity();

@@ -103,8 +103,8 @@ const BY_CHANCE: u32 = 3;
 const EVIDENCE_FOR: u64 = 300_000_000_000;
 
 /// The 429s that no header explains and the successes of five minutes, and half of those before, so
-/// that no five minutes begin with few requests. 429s of requests that were sent before the last one
-/// arrived are one incident.
+/// that no five minutes begin with few requests. 429s of requests that were sent before the last
+/// one arrived are one incident.
 #[derive(Debug, Default)]
 struct Evidence {
     since: u64,

@@ -181,8 +181,8 @@ impl MemberFacts {
     }
 }
 
-/// Returns the id that a call of a tool shares with its result, from the raw JSON of a block of this
-/// kind. `None` for any other block.
+/// Returns the id that a call of a tool shares with its result, from the raw JSON of a block of
+/// this kind. `None` for any other block.
 #[must_use]
 pub fn tool_call_id(kind: BlockKind, json: &[u8]) -> Option<Cow<'_, str>> {
     let key: &[u8] = match kind {

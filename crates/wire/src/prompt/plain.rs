@@ -38,8 +38,8 @@ impl PlainBlock<'_> {
 
 impl<'a> Prompt<'a> {
     /// Calls `show` with every block in order, as [`blocks`](Self::blocks) does, for a body that
-    /// mentions no breakpoint. It reads the prompt in one pass. Text that is not valid JSON ends its
-    /// list.
+    /// mentions no breakpoint. It reads the prompt in one pass. Text that is not valid JSON ends
+    /// its list.
     pub fn plain_blocks(&self, mut show: impl FnMut(PlainBlock<'a>)) {
         let mut blocks = Vec::new();
         for (part, json) in [
