@@ -104,7 +104,7 @@ impl CallPermit {
         }
     }
 
-    /// Does the same under the lock of the circuit.
+    /// Revalidates the permit under the lock of the circuit.
     #[cold]
     fn revalidate_locked(&mut self, config: &Config) -> Option<Rejection> {
         let PermitState::Admitted(permit) = &self.state else {

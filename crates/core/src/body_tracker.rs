@@ -73,8 +73,8 @@ impl ExpectedBody {
             && wire::media(&head.headers) == Media::Json
     }
 
-    /// Returns true if this is such a body and arrived as a whole. Reads its usage, if there is a
-    /// place for it.
+    /// Returns true if `data`, all that has arrived, is the expected message or count and is not
+    /// cut. Reads its usage, if there is a place for it.
     ///
     /// The quick way for the usual body. Any other needs a [`BodyTracker`].
     #[inline]

@@ -210,7 +210,7 @@ impl<'a> Credential<'a> {
     #[inline]
     fn read(value: &'a [u8]) -> Option<Self> {
         let value = value.trim_ascii();
-        // Most values are keys, which the first letter tells.
+        // Most values are keys. Only these two letters begin anything else.
         match value.first()? {
             b'A' | b'a' if has_prefix(value, b"AWS4-") => {
                 if let Some(signature) = Self::in_signature(value) {

@@ -213,7 +213,7 @@ impl Usage {
         if object.skip(b"\"speed\":\"standard\"") {
             self.speed = Some(Speed::Standard);
         }
-        // In another order.
+        // Also found here, after the members that it mostly precedes, and as often as it is repeated.
         while object.skip(NO_CREATION) {
             self.cache_creation_1h_input_tokens = Some(0);
         }

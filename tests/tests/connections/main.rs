@@ -208,7 +208,8 @@ async fn compare(case: Case, by_hyper: bool, name: &str, point: &str) -> ([u64; 
 /// answered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stack_answers_at_least_what_a_plain_retry_answers_in_every_connection_fault() {
-    // As many connections as a process may open: over HTTP/1, each call needs one.
+    // Over HTTP/1 each call needs a connection, and both ends are in this process: 768 of the 1,024
+    // descriptors that a process usually has.
     let places = Arc::new(Semaphore::new(384));
     let mut cases = JoinSet::new();
     for (http2, by_hyper) in [(false, true), (false, false), (true, true), (true, false)] {

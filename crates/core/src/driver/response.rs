@@ -182,16 +182,13 @@ where
             let usage = &mut None;
             let end = tracker.last(&data, usage, classify);
             report_whole_end(policies, progress, end, tracker.usage_or(usage), clock);
-            if !P::HOLDS_RESPONSE
-                && let Some(class) = end.failure()
-            {
+            if let Some(class) = end.failure() {
                 let mut body = PeekedBody::whole(data, tracker);
+                if P::HOLDS_RESPONSE {
+                    return Err(Next::fail(class, head, FailedBody::Held(body)));
+                }
                 body.failed = Some(class);
                 return Ok(into_answer(policies, progress, head, body));
-            }
-            if let Some(class) = end.failure() {
-                let body = FailedBody::Held(PeekedBody::whole(data, tracker));
-                return Err(Next::fail(class, head, body));
             }
             return on_whole(policies, progress, head, data, Some(tracker));
         }

@@ -1,8 +1,12 @@
 //! The driver: a response is held until its first content, and replayed unchanged.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -606,4 +610,44 @@ fn debug_output_contains_no_content() {
         let bytes = bytes.collect::<Vec<_>>().join(", ");
         assert!(!text.contains(SECRET) && !text.contains(&bytes), "{text}");
     }
+}
+
+/// A policy whose next request panics.
+struct Panics(Arc<AtomicU32>);
+
+impl CallPolicy for Panics {
+    type State = ();
+    type BodyState = ();
+
+    fn start(&self, _: &mut CallStart<'_>) {}
+
+    fn on_failure(&self, (): &mut (), _: &Arc<Call>, _: &AttemptFailure<'_>) -> Option<Duration> {
+        Some(Duration::ZERO)
+    }
+
+    fn next_request(&self, (): &mut (), _: &Arc<Call>) -> Request<RequestBody> {
+        panic!("on purpose");
+    }
+
+    fn finish(&self, (): &mut (), _: &Arc<Call>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn call_whose_policy_panics_is_finished_when_it_is_dropped() {
+    let finished = Arc::new(AtomicU32::new(0));
+    let layer = DriverLayer::new(Panics(finished.clone()), (), ClaudeClassify::default());
+    let service = layer.layer(service_fn(|_: Request<RequestBody>| {
+        let response = Response::builder().status(529).body(frames([]));
+        std::future::ready(Ok::<_, Cut>(response.expect("a response")))
+    }));
+    let request = Request::post("/v1/messages").body(RequestBody::from("{}"));
+    let mut call = Box::pin(service.oneshot(request.expect("a request")));
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    let poll = AssertUnwindSafe(|| call.as_mut().poll(&mut cx).is_ready());
+    assert!(catch_unwind(poll).is_err());
+    assert_eq!(finished.load(Ordering::Relaxed), 0);
+    drop(call);
+    assert_eq!(finished.load(Ordering::Relaxed), 1);
 }
