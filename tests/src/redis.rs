@@ -355,11 +355,12 @@ impl RedisCluster {
             .expect("a master")
     }
 
-    /// Makes the replica of a master the master, without a loss. Returns when it is.
+    /// Makes the replica of a master the master, without a loss. Returns when both nodes know it,
+    /// so that [`master_of`](Self::master_of) finds one master of each slot.
     ///
     /// # Panics
     ///
-    /// If it has no replica, or if the replica does not become the master.
+    /// If it has no replica, or if the two do not change their roles.
     pub fn fail_over(&self, master_port: u16) {
         let nodes = self.nodes[0].command(&["CLUSTER", "NODES"]);
         let address = format!("127.0.0.1:{master_port}@");
@@ -375,23 +376,24 @@ impl RedisCluster {
             .and_then(|line| line.split(['@', ':']).nth(1))
             .expect("a replica");
         let port = replica.parse().unwrap_or(0);
-        let node = self
-            .nodes
-            .iter()
-            .find(|node| node.port == port)
-            .expect("a node");
+        let node_at = |port| {
+            let mut nodes = self.nodes.iter();
+            nodes.find(|node| node.port == port).expect("a node")
+        };
+        let (node, old) = (node_at(port), node_at(master_port));
+        let has_role = |node: &RedisServer, role| node.command(&["ROLE"]).starts_with(role);
         // A failover that is not complete after 5 s is abandoned by the server.
         for _ in 0..5 {
             let answer = node.command(&["CLUSTER", "FAILOVER"]);
             for _ in 0..600 {
-                if node.command(&["ROLE"]).starts_with("master") {
+                if has_role(node, "master") && has_role(old, "slave") {
                     return;
                 }
                 std::thread::sleep(Duration::from_millis(10));
             }
             eprintln!("another failover: {}", answer.trim());
         }
-        panic!("the replica does not become the master");
+        panic!("the master and its replica do not change their roles");
     }
 }
 
