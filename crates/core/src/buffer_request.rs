@@ -1,7 +1,7 @@
 //! The service that buffers request bodies.
 
 use std::{
-    any::Any,
+    any::{Any, TypeId},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
@@ -102,16 +102,18 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        if TypeId::of::<B>() != TypeId::of::<RequestBody>() {
+            return self.collect(request);
+        }
         // Taken from the slot and built in place, because each move of a request costs time.
         let mut slot = Some(request);
         let any: &mut dyn Any = &mut slot;
-        match any.downcast_mut::<Option<Request<RequestBody>>>() {
-            Some(buffered) => BufferRequestFuture {
-                state: State::Call {
-                    future: self.inner.call(buffered.take().expect("set above")),
-                },
+        let buffered = any.downcast_mut::<Option<Request<RequestBody>>>();
+        let buffered = buffered.and_then(Option::take).expect("of this type");
+        BufferRequestFuture {
+            state: State::Call {
+                future: self.inner.call(buffered),
             },
-            None => self.collect(slot.expect("set above")),
         }
     }
 }
