@@ -5,7 +5,7 @@ use std::{fmt, num::NonZeroUsize, sync::Arc};
 use http::{HeaderMap, Request};
 use tower_claude_core::{
     ClaudeClassify, RequestBody, Scope,
-    driver::{Driven, DriverLayer},
+    driver::{Driver, DriverLayer},
     event::{EventSink, Observer},
 };
 use tower_layer::Layer;
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The service that a [`CircuitBreakerLayer`] makes.
-pub type CircuitBreaker<S, C = ClaudeClassify> = Driven<S, (), BreakerPolicy, C>;
+pub type CircuitBreaker<S, C = ClaudeClassify> = Driver<S, (), BreakerPolicy, C>;
 
 /// A layer that stops calls to what fails. See the [crate documentation](crate).
 ///

@@ -1,7 +1,6 @@
 //! The service that buffers request bodies.
 
 use std::{
-    any::{Any, TypeId},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
@@ -21,10 +20,11 @@ use crate::{
     call::{Call, RequestTimeout},
     clone_source::take_ready,
     collect::Collect,
-    request_body::RequestBody,
+    request_body::{RequestBody, downcast},
 };
 
-/// A service that buffers request bodies. Every layer wraps its own service in it.
+/// A service that buffers request bodies. A layer with a service of its own wraps it in this one. A
+/// [`Driver`](crate::driver::Driver) buffers by itself.
 ///
 /// It accepts `Request<B>` for any body and calls the inner service with a `Request<RequestBody>`.
 /// A body that is already a [`RequestBody`] is forwarded at no cost, so only the outermost layer of
@@ -32,8 +32,8 @@ use crate::{
 /// never sent again.
 ///
 /// Reading ends at the [`Deadline`](crate::Deadline) of the request and after the
-/// [timeout](Self::with_timeout). The inner service then gets a body with a
-/// [`rejection`](RequestBody::rejection), as for a body that ends with an error.
+/// [timeout](crate::DeadlineLayer::with_request_timeout) of an outer layer. The inner service then
+/// gets a body with a [`rejection`](RequestBody::rejection), as for a body that ends with an error.
 ///
 /// If the body is there, the inner service is called immediately, as by the middleware of tower.
 /// That needs neither a clone of the service nor a place to store the request. Otherwise it is
@@ -42,7 +42,6 @@ use crate::{
 pub struct BufferRequest<S> {
     inner: S,
     limit: usize,
-    timeout: Option<Duration>,
 }
 
 impl<S> BufferRequest<S> {
@@ -55,18 +54,7 @@ impl<S> BufferRequest<S> {
     /// Wraps a service. Bodies up to `limit` bytes are buffered.
     #[must_use]
     pub const fn with_limit(inner: S, limit: usize) -> Self {
-        Self {
-            inner,
-            limit,
-            timeout: None,
-        }
-    }
-
-    /// Sets the longest time to read a body. `None` sets no limit, which is the default.
-    #[must_use]
-    pub const fn with_timeout(mut self, timeout: Option<Duration>) -> Self {
-        self.timeout = timeout;
-        self
+        Self { inner, limit }
     }
 
     /// Returns the inner service.
@@ -102,64 +90,59 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        if TypeId::of::<B>() != TypeId::of::<RequestBody>() {
-            return self.collect(request);
-        }
-        // Taken from the slot and built in place, because each move of a request costs time.
-        let mut slot = Some(request);
-        let any: &mut dyn Any = &mut slot;
-        let buffered = any.downcast_mut::<Option<Request<RequestBody>>>();
-        let buffered = buffered.and_then(Option::take).expect("of this type");
-        BufferRequestFuture {
-            state: State::Call {
-                future: self.inner.call(buffered),
+        let state = match buffer(request, self.limit, None) {
+            Ok(request) => State::Call {
+                future: self.inner.call(request),
             },
-        }
+            Err(arriving) => State::Collect {
+                pending: Box::new((arriving, take_ready(&mut self.inner))),
+            },
+        };
+        BufferRequestFuture { state }
     }
 }
 
-impl<S> BufferRequest<S>
+/// Buffers the body of a request, up to `limit` bytes. Returns the request if its body is there or
+/// is a [`RequestBody`] already, and otherwise what is left to do, for at most `timeout`.
+#[inline]
+pub(crate) fn buffer<B>(
+    request: Request<B>,
+    limit: usize,
+    timeout: Option<Duration>,
+) -> Result<Request<RequestBody>, Box<Arriving>>
 where
-    S: Service<Request<RequestBody>> + Clone,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
 {
-    /// Reads the body of a request from outside of the layers.
-    fn collect<B>(&mut self, request: Request<B>) -> BufferRequestFuture<S>
-    where
-        B: Body + Send + 'static,
-        B::Data: Send,
-        B::Error: Into<BoxError>,
-    {
-        let (head, body) = request.into_parts();
-        let mut collect = Collect::new(body, self.limit);
-        // If the body is pending, the future polls it again with the waker of its task.
-        let cx = &mut Context::from_waker(Waker::noop());
-        let state = match Pin::new(&mut collect).poll(cx) {
-            Poll::Ready(body) => {
-                let body = whole(body, &head);
-                State::Call {
-                    future: self.inner.call(Request::from_parts(head, body)),
-                }
-            }
-            Poll::Pending => {
-                let now = Instant::now();
-                let left = head.extensions.get::<Arc<Call>>().cloned();
-                let call = left.unwrap_or_else(|| Arc::new(Call::new(&head.extensions, now)));
-                let outer = head.extensions.get::<RequestTimeout>();
-                let timeouts = self.timeout.into_iter().chain(outer.map(|outer| outer.0));
-                let timeout = timeouts.min().and_then(|timeout| now.checked_add(timeout));
-                let until = call.deadline().into_iter().chain(timeout).min();
-                State::Collect {
-                    pending: Box::new(Pending {
-                        collect,
-                        until,
-                        timer: None,
-                        request: Some((head, call)),
-                        service: take_ready(&mut self.inner),
-                    }),
-                }
-            }
-        };
-        BufferRequestFuture { state }
+    let request = match downcast(request) {
+        Ok(request) => return Ok(request),
+        Err(request) => request,
+    };
+    let (head, body) = Request::into_parts(request);
+    let mut collect = Collect::new(body, limit);
+    // If the body is pending, the future polls it again with the waker of its task.
+    let cx = &mut Context::from_waker(Waker::noop());
+    match Pin::new(&mut collect).poll(cx) {
+        Poll::Ready(body) => {
+            let body = whole(body, &head);
+            Ok(Request::from_parts(head, body))
+        }
+        Poll::Pending => {
+            let now = Instant::now();
+            let left = head.extensions.get::<Arc<Call>>().cloned();
+            let call = left.unwrap_or_else(|| Arc::new(Call::new(&head.extensions, now)));
+            let outer = head.extensions.get::<RequestTimeout>();
+            let timeouts = timeout.into_iter().chain(outer.map(|outer| outer.0));
+            let timeout = timeouts.min().and_then(|timeout| now.checked_add(timeout));
+            let until = call.deadline().into_iter().chain(timeout).min();
+            Err(Box::new(Arriving {
+                collect,
+                until,
+                timer: None,
+                request: Some((head, call)),
+            }))
+        }
     }
 }
 
@@ -176,18 +159,17 @@ fn whole(body: RequestBody, head: &Parts) -> RequestBody {
 }
 
 /// A request whose body is being read.
-struct Pending<S> {
+pub(crate) struct Arriving {
     collect: Collect,
     /// The end of the time to read the body.
     until: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
     request: Option<(Parts, Arc<Call>)>,
-    service: S,
 }
 
-impl<S> Pending<S> {
+impl Arriving {
     /// Returns the request when its body was read, has failed or was not read in time.
-    fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Request<RequestBody>> {
+    pub(crate) fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Request<RequestBody>> {
         let mut body = match Pin::new(&mut self.collect).poll(cx) {
             Poll::Ready(body) => body,
             Poll::Pending => {
@@ -228,7 +210,7 @@ pin_project! {
         S: Service<Request<RequestBody>>,
     {
         // Boxed, because most bodies are there and this would enlarge every future.
-        Collect { pending: Box<Pending<S>> },
+        Collect { pending: Box<(Box<Arriving>, S)> },
         Call { #[pin] future: S::Future },
     }
 }
@@ -244,8 +226,8 @@ where
         loop {
             let future = match state.as_mut().project() {
                 StateProjection::Collect { pending } => {
-                    let request = ready!(pending.poll_request(cx));
-                    pending.service.call(request)
+                    let (arriving, service) = &mut **pending;
+                    service.call(ready!(arriving.poll_request(cx)))
                 }
                 StateProjection::Call { future } => return future.poll(cx),
             };

@@ -4,7 +4,7 @@ use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
 
 use tower_claude_core::{
     ClaudeClassify, RequestBody,
-    driver::{Driven, DriverLayer},
+    driver::{Driver, DriverLayer},
     event::{EventSink, Observer},
 };
 use tower_claude_wire::ModelCatalog;
@@ -27,7 +27,7 @@ pub struct FallbackModelLayer<C = ClaudeClassify> {
 }
 
 /// The service that a [`FallbackModelLayer`] makes.
-pub type FallbackModel<S, C = ClaudeClassify> = Driven<S, FallbackPolicy, (), C>;
+pub type FallbackModel<S, C = ClaudeClassify> = Driver<S, FallbackPolicy, (), C>;
 
 impl FallbackModelLayer {
     /// Creates a layer in which these models stand in for any other model, in this order.

@@ -92,7 +92,7 @@
 //! task.
 #![forbid(unsafe_code)]
 
-use tower_claude_core::{ClaudeClassify, HeuristicCost, driver::Driven};
+use tower_claude_core::{ClaudeClassify, HeuristicCost, driver::Driver};
 use tower_claude_limiter::{HeaderBudgetKind, LimitKind, LimitLayer, LimitPolicy, LocalLimiter};
 
 /// A layer that learns limits and levels from response headers. See the [crate page](crate).
@@ -101,7 +101,7 @@ pub type HeaderBudgetLayer<L = LocalLimiter, E = HeuristicCost, C = ClaudeClassi
 
 /// The service of a [`HeaderBudgetLayer`].
 pub type HeaderBudget<S, L = LocalLimiter, E = HeuristicCost, C = ClaudeClassify> =
-    Driven<S, (), LimitPolicy<L, E>, C>;
+    Driver<S, (), LimitPolicy<L, E>, C>;
 
 /// The name of the layer in events and in `x-tower-claude-refused-by`.
 pub const NAME: &str = HeaderBudgetKind::NAME;

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tower_claude_core::{
     ClaudeClassify, RequestBody,
-    driver::{Driven, DriverLayer},
+    driver::{Driver, DriverLayer},
     event::{EventSink, Observer},
 };
 use tower_claude_wire::Money;
@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The service that a [`PromptCacheLayer`] makes.
-pub type PromptCache<S, C = ClaudeClassify> = Driven<S, (), PromptCachePolicy, C>;
+pub type PromptCache<S, C = ClaudeClassify> = Driver<S, (), PromptCachePolicy, C>;
 
 /// A layer that marks prompts for the prompt cache where it pays. See the
 /// [crate documentation](crate).

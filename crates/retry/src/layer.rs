@@ -5,7 +5,7 @@ use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
 use http::Request;
 use tower_claude_core::{
     ClaudeClassify, RequestBody,
-    driver::{Driven, DriverLayer},
+    driver::{Driver, DriverLayer},
     event::{EventSink, Observer},
 };
 use tower_layer::Layer;
@@ -23,7 +23,7 @@ use crate::{
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// The service that a [`RetryLayer`] makes.
-pub type Retry<S, C = ClaudeClassify> = Driven<S, RetryPolicy, (), C>;
+pub type Retry<S, C = ClaudeClassify> = Driver<S, RetryPolicy, (), C>;
 
 /// A layer that sends failed requests again. See the [crate documentation](crate).
 ///

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use http::Request;
 use tower_claude_core::{
     ClaudeClassify, RequestBody,
-    driver::{Driven, DriverLayer},
+    driver::{Driver, DriverLayer},
     event::{EventSink, Observer},
 };
 use tower_claude_wire::{
@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The service that a [`SpreadLayer`] makes.
-pub type Spread<S, C = ClaudeClassify> = Driven<S, (), SpreadPolicy, C>;
+pub type Spread<S, C = ClaudeClassify> = Driver<S, (), SpreadPolicy, C>;
 
 /// A layer that chooses a target for each attempt. See the [crate documentation](crate).
 ///

@@ -117,7 +117,7 @@
 
 mod count_tokens;
 
-use tower_claude_core::{ClaudeClassify, HeuristicCost, driver::Driven};
+use tower_claude_core::{ClaudeClassify, HeuristicCost, driver::Driver};
 use tower_claude_limiter::{LimitKind, LimitLayer, LimitPolicy, LocalLimiter, TokenBucketKind};
 
 pub use count_tokens::{CountTokens, CountTokensFuture, CountTokensLayer};
@@ -128,7 +128,7 @@ pub type TokenBucketLayer<L = LocalLimiter, E = HeuristicCost, C = ClaudeClassif
 
 /// The service of a [`TokenBucketLayer`].
 pub type TokenBucket<S, L = LocalLimiter, E = HeuristicCost, C = ClaudeClassify> =
-    Driven<S, (), LimitPolicy<L, E>, C>;
+    Driver<S, (), LimitPolicy<L, E>, C>;
 
 /// The name of the layer in events and in `x-tower-claude-refused-by`.
 pub const NAME: &str = TokenBucketKind::NAME;

@@ -9,7 +9,7 @@ use tower_claude_circuit_breaker::{BreakerPolicy, CircuitBreakerLayer};
 use tower_claude_core::{
     ClaudeClassify, DeadlineLayer, HeuristicCost, Rejection, RejectionLayer, RenderRejection,
     RequestBody, Scope, SetDeadline,
-    driver::{CallPolicy, Driven, DriverLayer},
+    driver::{CallPolicy, Driver, DriverLayer},
     event::Observer,
 };
 use tower_claude_fallback_model::{FallbackModelLayer, FallbackPolicy};
@@ -43,7 +43,7 @@ type OptionalPromptCache = Option<PromptCachePolicy>;
 #[cfg(not(feature = "prompt-cache"))]
 type OptionalPromptCache = ();
 
-type Inner<S, C, L, E> = Driven<S, CallPolicies, AttemptPolicies<L, E>, C>;
+type Inner<S, C, L, E> = Driver<S, CallPolicies, AttemptPolicies<L, E>, C>;
 
 /// All six layers in the recommended order, and others that are switched on. Start from
 /// [`recommended`].

@@ -26,7 +26,8 @@ use super::{
     response::{Failed, Held, Next, on_peeked, on_response, report},
 };
 use crate::{
-    classify::Classify, redirect::bounded, rejection::Rejection, request_body::RequestBody,
+    buffer_request::Arriving, classify::Classify, redirect::bounded, rejection::Rejection,
+    request_body::RequestBody,
 };
 
 pin_project! {
@@ -42,7 +43,8 @@ pin_project! {
         #[pin]
         pub(super) state: State<S, S::Future, R, S::Error>,
         // After the state, so that a dropped request ends before its permits are released.
-        pub(super) progress: Progress<P, A>,
+        // Absent until the body of the request has arrived.
+        pub(super) progress: Option<Progress<P, A>>,
         pub(super) shared: Arc<Shared<S, P, A, C>>,
     }
 
@@ -55,7 +57,9 @@ pin_project! {
     {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
-            let policies = &this.shared.policies;
+            let (policies, Some(progress)) = (&this.shared.policies, this.progress) else {
+                return;
+            };
             let (held, answered) = match this.state.as_mut().project() {
                 // Everything was reported before the result was returned.
                 StateProjection::Done => return,
@@ -63,16 +67,16 @@ pin_project! {
                 StateProjection::Calling { .. } => (None, false),
                 _ => (None, true),
             };
-            let _entered = this.progress.enter_call();
+            let _entered = progress.enter_call();
             this.state.set(State::Done);
-            this.progress.report_unfinished(policies, answered);
+            progress.report_unfinished(policies, answered);
             if let Some(mut held) = held {
-                let attempt = &mut this.progress.attempt;
+                let attempt = &mut progress.attempt;
                 held.body.report_dropped(&policies.attempts, attempt);
             }
-            policies.call.finish(&mut this.progress.state, &this.progress.call);
-            if this.progress.report.is_some() {
-                this.progress.report_dropped(policies);
+            policies.call.finish(&mut progress.state, &progress.call);
+            if progress.report.is_some() {
+                progress.report_dropped(policies);
             }
         }
     }
@@ -84,6 +88,8 @@ pin_project! {
     where
         R: HttpBody,
     {
+        /// Until the body of the request has arrived.
+        Collecting { arriving: Box<Arriving> },
         /// Until the policies admit the attempt and the inner service is ready.
         // Boxed, because few calls wait and the request would double the size of all.
         Waiting { waiting: Box<(S, Request<RequestBody>)> },
@@ -112,6 +118,14 @@ where
     P: CallPolicy,
     A: AttemptPolicy,
 {
+    pub(super) fn collecting(shared: Arc<Shared<S, P, A, C>>, arriving: Box<Arriving>) -> Self {
+        Self {
+            state: State::Collecting { arriving },
+            progress: None,
+            shared,
+        }
+    }
+
     pub(super) fn waiting(
         shared: Arc<Shared<S, P, A, C>>,
         progress: Progress<P, A>,
@@ -148,7 +162,7 @@ where
     ) -> Self {
         Self {
             state,
-            progress,
+            progress: Some(progress),
             shared,
         }
     }
@@ -166,8 +180,22 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let progress = this.progress;
         let policies = &this.shared.policies;
+        if let StateProjection::Collecting { arriving } = this.state.as_mut().project() {
+            let mut request = ready!(arriving.poll_request(cx));
+            let started = Progress::start(policies, &mut request, Instant::now());
+            let progress = this.progress.insert(started);
+            let _entered = progress.enter_call();
+            this.state.set(match progress.reject(policies, &request) {
+                Some(rejection) => State::Rejected {
+                    rejection: Some(Box::new(rejection)),
+                },
+                None => State::Waiting {
+                    waiting: Box::new((this.shared.clone_source.get(), request)),
+                },
+            });
+        }
+        let progress = this.progress.as_mut().expect("started above");
         let _entered = progress.enter_call();
         loop {
             // Success returns from inside the match. A failure comes to the decision below it.
@@ -299,9 +327,9 @@ where
                     this.state.set(State::Done);
                     return Poll::Ready(Ok(rejection.into_response()));
                 }
-                StateProjection::Between | StateProjection::Done => {
-                    panic!("polled after completion")
-                }
+                StateProjection::Collecting { .. }
+                | StateProjection::Between
+                | StateProjection::Done => panic!("polled after completion"),
             };
             if let Some(until) = policies.attempts.blocked_until(&progress.attempt) {
                 progress.call.block_until(Some(until));

@@ -92,4 +92,4 @@ pub use attempt_policy::{AttemptPolicy, Clock};
 pub use body::Body;
 pub use call_policy::{AttemptFailure, CallPolicy, CallStart};
 pub use future::ResponseFuture;
-pub use service::{Driven, Driver, DriverLayer};
+pub use service::{Driver, DriverLayer};

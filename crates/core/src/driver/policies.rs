@@ -28,6 +28,8 @@ impl<P: CallPolicy, A: AttemptPolicy, C> Policies<P, A, C> {
 /// The state that all clones of a driver share.
 pub(super) struct Shared<S, P, A, C> {
     pub(super) policies: Arc<Policies<P, A, C>>,
+    /// The longest request body that is buffered, in bytes.
+    pub(super) body_limit: usize,
     /// Provides the service for another attempt.
     pub(super) clone_source: CloneSource<S>,
 }

@@ -84,6 +84,18 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
         }
     }
 
+    /// Returns the rejection of a call that cannot start.
+    #[inline]
+    pub(super) fn reject<C>(
+        &mut self,
+        policies: &Policies<P, A, C>,
+        request: &Request<RequestBody>,
+    ) -> Option<Rejection> {
+        let of_body = request.body().rejection();
+        let (state, call) = (&mut self.state, &self.call);
+        of_body.or_else(|| policies.call.check_deadline(state, call))
+    }
+
     /// Admits the attempt and waits for the inner service. When this is ready without an error, the
     /// request must be sent at once.
     pub(super) fn poll_send<S, C>(

@@ -1,6 +1,7 @@
 //! The layer and the service of the driver.
 
 use std::{
+    any::Any,
     fmt,
     sync::{Arc, OnceLock},
     task::{Context, Poll, Waker},
@@ -21,16 +22,13 @@ use super::{
     progress::Progress,
 };
 use crate::{
-    buffer_request::BufferRequest,
+    BoxError,
+    buffer_request::buffer,
     classify::Classify,
     clone_source::{CloneSource, take_ready},
     request_body::RequestBody,
     response_body::ResponseBody,
 };
-
-/// The service that a [`DriverLayer`] makes: buffers the request, then drives it through the
-/// policies.
-pub type Driven<S, P, A, C> = BufferRequest<Driver<S, P, A, C>>;
 
 /// A layer of a call policy, an attempt policy and the classifier that both read.
 ///
@@ -73,17 +71,17 @@ impl<P, A, C> DriverLayer<P, A, C> {
 }
 
 impl<S: Clone, P: CallPolicy, A, C> Layer<S> for DriverLayer<P, A, C> {
-    type Service = Driven<S, P, A, C>;
+    type Service = Driver<S, P, A, C>;
 
     fn layer(&self, inner: S) -> Self::Service {
         let clone_source = CloneSource::of(&inner);
         let policies = self.policies.clone();
         let shared = Arc::new(Shared {
             policies,
+            body_limit: self.body_limit,
             clone_source,
         });
-        let timeout = shared.policies.call.request_timeout();
-        BufferRequest::with_limit(Driver { inner, shared }, self.body_limit).with_timeout(timeout)
+        Driver { inner, shared }
     }
 }
 
@@ -104,8 +102,10 @@ impl<P, A, C> fmt::Debug for DriverLayer<P, A, C> {
 
 /// The one service of all layers: drives calls through its policies.
 ///
-/// It is always ready, and waits for the readiness of the inner service in the call. It stands
-/// behind a [`BufferRequest`].
+/// It is always ready, and waits for the readiness of the inner service in the call.
+///
+/// It accepts any request body, and buffers it as
+/// [`BufferRequest`](crate::toolkit::BufferRequest) does before the policies see the request.
 pub struct Driver<S, P, A, C> {
     inner: S,
     shared: Arc<Shared<S, P, A, C>>,
@@ -118,9 +118,12 @@ impl<S, P, A, C> Driver<S, P, A, C> {
     }
 }
 
-impl<S, R, P, A, C> Service<Request<RequestBody>> for Driver<S, P, A, C>
+impl<S, B, R, P, A, C> Service<Request<B>> for Driver<S, P, A, C>
 where
     S: Service<Request<RequestBody>, Response = Response<R>> + Clone,
+    B: http_body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
     R: http_body::Body<Data = Bytes> + Unpin,
     P: CallPolicy,
     A: AttemptPolicy,
@@ -135,33 +138,56 @@ where
     }
 
     #[inline]
-    fn call(&mut self, mut request: Request<RequestBody>) -> Self::Future {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        // It stays in its slot until it is sent, because each move of a request costs time.
+        let mut slot = Some(request);
+        let any: &mut dyn Any = &mut slot;
+        if let Some(slot) = any.downcast_mut() {
+            return self.start(slot);
+        }
+        let request = slot.expect("of another type");
+        let timeout = self.shared.policies.call.request_timeout();
+        match buffer(request, self.shared.body_limit, timeout) {
+            Ok(request) => self.start(&mut Some(request)),
+            Err(arriving) => ResponseFuture::collecting(self.shared.clone(), arriving),
+        }
+    }
+}
+
+impl<S, P, A, C> Driver<S, P, A, C> {
+    /// Starts the call of the request in this slot.
+    #[inline]
+    fn start<R>(&mut self, slot: &mut Option<Request<RequestBody>>) -> ResponseFuture<S, R, P, A, C>
+    where
+        S: Service<Request<RequestBody>, Response = Response<R>> + Clone,
+        R: http_body::Body<Data = Bytes> + Unpin,
+        P: CallPolicy,
+        A: AttemptPolicy,
+        C: Classify<S::Error>,
+    {
+        let request = slot.as_mut().expect("a request");
         let shared = self.shared.clone();
         let policies = &*shared.policies;
         let now = Instant::now();
-        let mut progress = Progress::start(policies, &mut request, now);
+        let mut progress = Progress::start(policies, request, now);
         let _entered = progress.enter_call();
-        let rejection = request.body().rejection().or_else(|| {
-            let (state, call) = (&mut progress.state, &progress.call);
-            policies.call.check_deadline(state, call)
-        });
-        if let Some(rejection) = rejection {
+        if let Some(rejection) = progress.reject(policies, request) {
             return ResponseFuture::rejected(shared, progress, rejection);
         }
         // If anything is pending, the future polls it again with the waker of its task.
         let cx = &mut Context::from_waker(Waker::noop());
         let clock = &mut Clock::at(now);
-        match progress.poll_send(policies, &mut self.inner, &mut request, clock, cx) {
+        match progress.poll_send(policies, &mut self.inner, request, clock, cx) {
             Poll::Ready(Ok(())) => {
                 let future = {
                     let _entered = progress.enter_attempt();
-                    self.inner.call(request)
+                    self.inner.call(slot.take().expect("a request"))
                 };
                 progress.called(policies);
                 // Built here, because a constructor would move it once more.
                 ResponseFuture {
                     state: State::Calling { future },
-                    progress,
+                    progress: Some(progress),
                     shared,
                 }
             }
@@ -173,6 +199,7 @@ where
             }
             Poll::Pending => {
                 let service = take_ready(&mut self.inner);
+                let request = slot.take().expect("a request");
                 ResponseFuture::waiting(shared, progress, service, request)
             }
         }

@@ -9,7 +9,7 @@ use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
 use http::{HeaderName, Request};
 use tower_claude_core::{
     ClaudeClassify, EstimateCost, HeuristicCost, RequestBody, Scope,
-    driver::{Driven, DriverLayer},
+    driver::{Driver, DriverLayer},
     event::{EventSink, Observer},
 };
 use tower_layer::Layer;
@@ -252,7 +252,7 @@ impl<L: Clone, E: Clone, C> LimitLayer<HeaderBudgetKind, L, E, C> {
 }
 
 impl<S: Clone, K, L, E, C: Clone> Layer<S> for LimitLayer<K, L, E, C> {
-    type Service = Driven<S, (), LimitPolicy<L, E>, C>;
+    type Service = Driver<S, (), LimitPolicy<L, E>, C>;
 
     fn layer(&self, inner: S) -> Self::Service {
         let classifier = self.classifier.clone();

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tower_claude_circuit_breaker::BreakerPolicy;
 use tower_claude_core::{
     ClaudeClassify, RequestBody, Scope,
-    driver::{Driven, DriverLayer},
+    driver::{Driver, DriverLayer},
 };
 use tower_claude_retry::{RetryLayer, RetryPolicy};
 use tower_claude_spread::{SpreadLayer, SpreadPolicy};
@@ -143,7 +143,7 @@ pub(crate) fn ask_again(text: &str) -> Request<RequestBody> {
 }
 
 /// The stack of one driver: retry, spread and circuit breaker.
-pub(crate) type Stack = Driven<Clouds, RetryPolicy, (SpreadPolicy, BreakerPolicy), ClaudeClassify>;
+pub(crate) type Stack = Driver<Clouds, RetryPolicy, (SpreadPolicy, BreakerPolicy), ClaudeClassify>;
 
 pub(crate) fn stack(
     retry: &RetryLayer,
