@@ -186,7 +186,7 @@ where
             let started = Progress::start(policies, &mut request, Instant::now());
             let progress = this.progress.insert(started);
             let _entered = progress.enter_call();
-            this.state.set(match progress.reject(policies, &request) {
+            this.state.set(match progress.check_start(policies, &request) {
                 Some(rejection) => State::Rejected {
                     rejection: Some(Box::new(rejection)),
                 },

@@ -86,7 +86,7 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
 
     /// Returns the rejection of a call that cannot start.
     #[inline]
-    pub(super) fn reject<C>(
+    pub(super) fn check_start<C>(
         &mut self,
         policies: &Policies<P, A, C>,
         request: &Request<RequestBody>,

@@ -171,7 +171,7 @@ impl<S, P, A, C> Driver<S, P, A, C> {
         let now = Instant::now();
         let mut progress = Progress::start(policies, request, now);
         let _entered = progress.enter_call();
-        if let Some(rejection) = progress.reject(policies, request) {
+        if let Some(rejection) = progress.check_start(policies, request) {
             return ResponseFuture::rejected(shared, progress, rejection);
         }
         // If anything is pending, the future polls it again with the waker of its task.
