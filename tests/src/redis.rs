@@ -65,18 +65,31 @@ impl RedisTls {
             .output()
             .expect("openssl");
         assert!(made.status.success(), "{made:?}");
-        let port = free_port();
+        if !is_installed() {
+            return None;
+        }
         let path = |name| folder.0.join(name).display().to_string();
-        let server = RedisServer::start_with(&[
-            "--tls-port",
-            &port.to_string(),
-            "--tls-cert-file",
-            &path("cert.pem"),
-            "--tls-key-file",
-            &path("key.pem"),
-            "--tls-auth-clients",
-            "no",
-        ])?;
+        let options = |port: u16| {
+            [
+                "--tls-port",
+                &port.to_string(),
+                "--tls-cert-file",
+                &path("cert.pem"),
+                "--tls-key-file",
+                &path("key.pem"),
+                "--tls-auth-clients",
+                "no",
+            ]
+            .map(str::to_owned)
+        };
+        // Another process may take a free port first.
+        let (server, port) = (0..5)
+            .find_map(|_| {
+                let port = free_port();
+                let server = RedisServer::try_start(Folder::new(), free_port(), &options(port));
+                server.map(|server| (server, port))
+            })
+            .expect("redis-server starts");
         Some(Self {
             server,
             folder,
@@ -418,16 +431,20 @@ impl RedisSentinels {
         let master = RedisServer::start()?;
         let port = master.port.to_string();
         let replica = RedisServer::start_with(&["--replicaof", "127.0.0.1", &port])?;
-        let sentinels = (0..3).map(|_| sentinel(&port)).collect();
-        let all = Self {
+        let mut all = Self {
             servers: vec![master, replica],
-            sentinels,
+            sentinels: Vec::new(),
         };
-        for _ in 0..ATTEMPTS {
-            if all.sentinels.iter().all(|(_, port, _)| is_watching(*port)) {
-                return Some(all);
+        // Another process may take a free port first.
+        for _ in 0..3 {
+            all.end_sentinels();
+            all.sentinels = (0..3).map(|_| sentinel(&port)).collect();
+            for _ in 0..ATTEMPTS {
+                if all.sentinels.iter().all(|(_, port, _)| is_watching(*port)) {
+                    return Some(all);
+                }
+                std::thread::sleep(Duration::from_millis(10));
             }
-            std::thread::sleep(Duration::from_millis(10));
         }
         panic!("the sentinels do not find each other");
     }
@@ -462,12 +479,18 @@ impl RedisSentinels {
     }
 }
 
-impl Drop for RedisSentinels {
-    fn drop(&mut self) {
+impl RedisSentinels {
+    fn end_sentinels(&mut self) {
         for (process, ..) in &mut self.sentinels {
             let _ = process.kill();
             let _ = process.wait();
         }
+    }
+}
+
+impl Drop for RedisSentinels {
+    fn drop(&mut self) {
+        self.end_sentinels();
     }
 }
 

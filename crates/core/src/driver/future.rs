@@ -186,14 +186,15 @@ where
             let started = Progress::start(policies, &mut request, Instant::now());
             let progress = this.progress.insert(started);
             let _entered = progress.enter_call();
-            this.state.set(match progress.check_start(policies, &request) {
-                Some(rejection) => State::Rejected {
-                    rejection: Some(Box::new(rejection)),
-                },
-                None => State::Waiting {
-                    waiting: Box::new((this.shared.clone_source.get(), request)),
-                },
-            });
+            this.state
+                .set(match progress.check_start(policies, &request) {
+                    Some(rejection) => State::Rejected {
+                        rejection: Some(Box::new(rejection)),
+                    },
+                    None => State::Waiting {
+                        waiting: Box::new((this.shared.clone_source.get(), request)),
+                    },
+                });
         }
         let progress = this.progress.as_mut().expect("started above");
         let _entered = progress.enter_call();

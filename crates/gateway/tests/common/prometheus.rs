@@ -1,6 +1,11 @@
 //! A real Prometheus (Debian package prometheus).
 
-use std::process::{Child, Command, Stdio};
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, ChildStderr, Command, Stdio},
+    sync::mpsc,
+    time::Duration,
+};
 
 use http_body_util::{BodyExt, Full};
 
@@ -25,10 +30,7 @@ impl Prometheus {
     /// Starts the server with the rules of this project. `None` if it is not installed, which is an
     /// error in a test run with `CI` set.
     pub(crate) fn start(target: std::net::SocketAddr) -> Option<Self> {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
-        let addr = port.local_addr().expect("it has an address");
-        drop(port);
-        let folder = std::env::temp_dir().join(format!("tower-claude-{}", addr.port()));
+        let folder = std::env::temp_dir().join(format!("tower-claude-{}", target.port()));
         std::fs::create_dir_all(&folder).expect("the folder is made");
         let rules = concat!(
             env!("CARGO_MANIFEST_DIR"),
@@ -43,17 +45,19 @@ impl Prometheus {
         let child = Command::new("prometheus")
             .arg("--config.file=prometheus.yml")
             .arg("--storage.tsdb.path=data")
-            .arg(format!("--web.listen-address={addr}"))
+            .arg("--web.listen-address=127.0.0.1:0")
             .current_dir(&folder)
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn();
         match child {
-            Ok(child) => Some(Self {
-                child,
-                folder,
-                url: format!("http://{addr}"),
-            }),
+            Ok(child) => {
+                let url = String::new();
+                let mut server = Self { child, folder, url };
+                let log = server.child.stderr.take().expect("it is piped");
+                server.url = format!("http://{}", listening(log));
+                Some(server)
+            }
             Err(error) if std::env::var_os("CI").is_none() => {
                 println!("skipped: prometheus does not start: {error}");
                 None
@@ -76,4 +80,21 @@ impl Prometheus {
         assert_ne!(json["status"], "error", "{expression}: {json}");
         Some(json["data"]["result"].as_array()?.len())
     }
+}
+
+/// Returns the address that Prometheus has chosen. Reads its log to the end in a thread, so that
+/// it is never blocked by it.
+fn listening(log: ChildStderr) -> String {
+    let (sender, address) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(log).lines().map_while(Result::ok) {
+            if let (true, Some((_, address))) =
+                (line.contains("Listening on"), line.split_once("address="))
+            {
+                let _ = sender.send(address.trim().to_owned());
+            }
+        }
+    });
+    let address = address.recv_timeout(Duration::from_secs(60));
+    address.expect("prometheus listens")
 }
