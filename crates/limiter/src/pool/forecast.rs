@@ -81,16 +81,16 @@ impl Forecast {
     /// Returns the charge with the input that the configured share of requests does not exceed, if
     /// a limit on input is nearly used up.
     pub(crate) fn charge_near(&self, buckets: &Buckets, cost: &Cost) -> Charge {
-        let mut charge = self.charge(cost);
-        if let Some(share) = self.near_limit_share {
-            self.add_doubt(buckets, cost, share, &mut charge);
+        match self.near_limit_share {
+            Some(share) => self.charge_with_doubt(buckets, cost, share),
+            None => self.charge(cost),
         }
-        charge
     }
 
     // Out of line, since it is off by default.
     #[inline(never)]
-    fn add_doubt(&self, buckets: &Buckets, cost: &Cost, share: f64, charge: &mut Charge) {
+    fn charge_with_doubt(&self, buckets: &Buckets, cost: &Cost, share: f64) -> Charge {
+        let mut charge = self.charge(cost);
         let near = buckets.of_input().filter(|bucket| {
             let left = bucket.level() - units(charge[INPUT]);
             left < bucket.capacity() / 4
@@ -98,10 +98,11 @@ impl Forecast {
         // A guess must not make a request larger than a limit.
         let most = near.map(|bucket| bucket.capacity() / UNIT).min();
         if let Some(most) = most.and_then(|most| u64::try_from(most).ok()) {
-            let input = charge[INPUT].saturating_add(self.doubt(cost, charge, share));
+            let input = charge[INPUT].saturating_add(self.doubt(cost, &charge, share));
             charge[INPUT] = input.min(most).max(charge[INPUT]);
             charge[TOTAL] = charge[INPUT] + charge[OUTPUT];
         }
+        charge
     }
 
     /// Returns the input beyond the charge that this share of requests like this one does not
