@@ -143,12 +143,12 @@ impl Forecast {
         if !self.calibrate_input {
             return;
         }
-        let cached = cost.cached_tokens.unwrap_or(read);
+        let cached = cost.cached_tokens;
         if cost.counted {
             self.input.learn_outlier(cost.input_tokens, input);
-        } else if is_about(cached, read) {
+        } else if cached.is_none_or(|cached| is_about(cached, read)) {
             self.input.learn(cost, input);
-        } else if read < cached {
+        } else if cached.is_some_and(|cached| read < cached) {
             // A missing cache read shows nothing about the text, so only the error is learned. An
             // unexpected read is no error that a margin must cover.
             let expected = self.input.expected(InputKey::of(cost), cost.input_tokens);
