@@ -122,8 +122,11 @@ pub fn get_by_scope<'a, T, S: BuildHasher>(
         return map.get(scope);
     }
     let wanted = scope.as_scope();
+    let is_wanted = |(scope, _): &(&Scope, &T)| scope.is(&wanted);
     let mut all = map.iter();
-    let (_, value) = all.find(|(scope, _)| scope.is(&wanted))?;
+    // Without a loop, which would load all of the wanted scope before it compares.
+    let first = all.next().filter(is_wanted);
+    let (_, value) = first.or_else(|| all.next().filter(is_wanted))?;
     Some(value)
 }
 

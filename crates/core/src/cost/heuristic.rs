@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::Request;
 use tokio::time::Instant;
-use tower_claude_wire::{ModelCatalog, Platform, Tokenizer, Usage};
+use tower_claude_wire::{ModelCatalog, Peek, Platform, Tokenizer, Usage};
 
 use super::{Cost, EstimateCost, UsageBound, UsageListener};
 use crate::{
@@ -83,13 +83,12 @@ impl HeuristicCost {
         self
     }
 
-    fn cache_reads(&self, request: &Request<RequestBody>) -> Option<CacheReads> {
+    fn cache_reads(&self, request: &Request<RequestBody>, peek: &Peek) -> Option<CacheReads> {
         let cache = self.cache.as_ref()?;
-        let body = request.body();
-        if !body.peek()?.mentions_cache_control() {
+        if !peek.mentions_cache_control() {
             return None;
         }
-        let (bytes, model) = (body.bytes()?, requested_model(request)?);
+        let (bytes, model) = (request.body().bytes()?, requested_model(request)?);
         let mut prefixes = Prefixes::of(bytes, &model, credential_or_host(request))?;
         let uri = request.uri();
         if Platform::of(uri.host().unwrap_or_default(), uri.path()) != Platform::ClaudeApi {
@@ -126,7 +125,7 @@ impl EstimateCost for HeuristicCost {
         let expected = peek
             .max_tokens()
             .map_or(self.expected_output, |max| max.min(self.expected_output));
-        let reads = self.cache_reads(request);
+        let reads = self.cache_reads(request, peek);
         let rest = peek
             .text_bytes()
             .saturating_sub(reads.map_or(0, |reads| reads.bytes));

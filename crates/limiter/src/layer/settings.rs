@@ -97,7 +97,8 @@ impl<L: Limiter, E: EstimateCost> LimitSettings<L, E> {
 
     /// Estimates the cost of a request. `pending` is set if the estimator learns from its actual
     /// usage.
-    #[inline]
+    // Inlined, so that the large cost is not copied.
+    #[inline(always)]
     pub(super) fn estimate_cost(
         &self,
         request: &Request<RequestBody>,
@@ -152,8 +153,9 @@ impl<L: Limiter, E: EstimateCost> LimitSettings<L, E> {
             return self.limiter.try_acquire(&scope, cost, deadline, now);
         }
         // Borrowed from the request, so that the common case allocates no scope.
-        let scope = ScopeRef::of_call(request, call)?;
-        self.limiter.try_acquire(&scope, cost, deadline, now)
+        let scope = ScopeRef::of_call(request, call);
+        let scope = scope.as_ref()?;
+        self.limiter.try_acquire(scope, cost, deadline, now)
     }
 
     /// Starts to acquire a reservation for a request.

@@ -562,7 +562,7 @@ impl fmt::Debug for ScopeLimiter {
 }
 
 fn since(start: Instant, at: Instant) -> u64 {
-    nanos(at.saturating_duration_since(start))
+    at.checked_duration_since(start).map_or(0, nanos)
 }
 
 #[cfg(test)]

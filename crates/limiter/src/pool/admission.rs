@@ -54,7 +54,7 @@ impl Pool {
         if is_next && !expired && self.is_admissible(now, &charge) {
             let tag = self.admit_ahead(flow, &request, charge);
             let charge = self.buckets.without_long_debt(charge);
-            let id = self.admit(now, &request.cost, charge, tag, false);
+            let id = self.admit_from_flow(now, &request.cost, charge, tag, false);
             return Ok(Enqueued::Granted(id));
         }
         let backlog = if is_next {
@@ -123,7 +123,7 @@ impl Pool {
         // Most requests are far below all limits. The one look at the buckets was enough for them.
         self.on_request(now, false);
         let is_admissible = !self.in_flight.is_full() && self.paced_until(now) <= now;
-        is_admissible.then(|| self.admit(now, cost, charge, None, false))
+        is_admissible.then(|| self.admit(now, cost, charge, false))
     }
 
     /// Admits a request at once whose charge may not fit, or that the lease must cover.
@@ -135,7 +135,7 @@ impl Pool {
             return None;
         }
         let charge = self.buckets.without_long_debt(charge);
-        let id = self.admit(now, cost, charge, None, false);
+        let id = self.admit(now, cost, charge, false);
         if !self.buckets.has_plenty() {
             self.skip_heads_until = 0;
         }
@@ -170,7 +170,8 @@ impl Pool {
             }
             let tag = self.queue.dequeue(id, self.buckets.work(&charge));
             let charge = self.buckets.without_long_debt(charge);
-            granted.push((id, self.admit(now, &cost, charge, Some(tag), true)));
+            let reservation = self.admit_from_flow(now, &cost, charge, Some(tag), true);
+            granted.push((id, reservation));
         }
     }
 
@@ -323,15 +324,24 @@ impl Pool {
         Some(self.queue.dequeue(id, work))
     }
 
-    /// Admits a request of this charge, which takes no bucket into a long debt.
-    fn admit(
+    /// Admits a request, with the tag of its flow if others were queued.
+    fn admit_from_flow(
         &mut self,
         now: u64,
         cost: &Cost,
         charge: Charge,
-        flow_tag: Option<FlowTag>,
+        tag: Option<FlowTag>,
         waited: bool,
     ) -> ReservationId {
+        let id = self.admit(now, cost, charge, waited);
+        if let Some(request) = self.in_flight.get_mut(id) {
+            request.flow_tag = tag;
+        }
+        id
+    }
+
+    /// Admits a request of this charge, which takes no bucket into a long debt.
+    fn admit(&mut self, now: u64, cost: &Cost, charge: Charge, waited: bool) -> ReservationId {
         if let Some(lease) = &mut self.lease {
             lease.spend(now, &charge);
         }
@@ -351,7 +361,7 @@ impl Pool {
             rejection_handled: false,
             produced: 0,
             output_slot,
-            flow_tag,
+            flow_tag: None,
         })
     }
 

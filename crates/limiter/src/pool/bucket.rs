@@ -234,7 +234,7 @@ impl Bucket {
             let is_most = units(tokens) > self.capacity >> 1;
             let held = if is_most { 2 * transit } else { transit };
             self.hold(now.saturating_add(held));
-        } else if self.at > now && self.at - now <= transit {
+        } else if self.at <= now.saturating_add(transit) {
             self.at = self.at.min(now.saturating_add(transit / 2));
         }
         self.take(charge, tokens);

@@ -561,8 +561,8 @@ impl Buckets {
         self.charges += 1;
         let number = self.charges;
         let seen = std::array::from_fn(|index| self.dimensions[index].seen);
-        for (dimension, charge) in self.dimensions.iter_mut().zip(charge) {
-            dimension.charge(now, number, *charge);
+        for (index, dimension) in self.dimensions.iter_mut().enumerate() {
+            dimension.charge(now, number, charge[index]);
         }
         for limit in &mut self.additional {
             limit.take(number, charge);

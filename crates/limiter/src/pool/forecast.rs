@@ -81,16 +81,16 @@ impl Forecast {
     /// Returns the charge with the input that the configured share of requests does not exceed, if
     /// a limit on input is nearly used up.
     pub(crate) fn charge_near(&self, buckets: &Buckets, cost: &Cost) -> Charge {
-        let mut charge = self.charge(cost);
-        if let Some(share) = self.near_limit_share {
-            self.add_doubt(buckets, cost, share, &mut charge);
+        match self.near_limit_share {
+            Some(share) => self.charge_with_doubt(buckets, cost, share),
+            None => self.charge(cost),
         }
-        charge
     }
 
     // Out of line, since it is off by default.
     #[inline(never)]
-    fn add_doubt(&self, buckets: &Buckets, cost: &Cost, share: f64, charge: &mut Charge) {
+    fn charge_with_doubt(&self, buckets: &Buckets, cost: &Cost, share: f64) -> Charge {
+        let mut charge = self.charge(cost);
         let near = buckets.of_input().filter(|bucket| {
             let left = bucket.level() - units(charge[INPUT]);
             left < bucket.capacity() / 4
@@ -98,10 +98,11 @@ impl Forecast {
         // A guess must not make a request larger than a limit.
         let most = near.map(|bucket| bucket.capacity() / UNIT).min();
         if let Some(most) = most.and_then(|most| u64::try_from(most).ok()) {
-            let input = charge[INPUT].saturating_add(self.doubt(cost, charge, share));
+            let input = charge[INPUT].saturating_add(self.doubt(cost, &charge, share));
             charge[INPUT] = input.min(most).max(charge[INPUT]);
             charge[TOTAL] = charge[INPUT] + charge[OUTPUT];
         }
+        charge
     }
 
     /// Returns the input beyond the charge that this share of requests like this one does not
@@ -142,12 +143,12 @@ impl Forecast {
         if !self.calibrate_input {
             return;
         }
-        let cached = cost.cached_tokens.unwrap_or(read);
+        let cached = cost.cached_tokens;
         if cost.counted {
             self.input.learn_outlier(cost.input_tokens, input);
-        } else if is_about(cached, read) {
+        } else if cached.is_none_or(|cached| is_about(cached, read)) {
             self.input.learn(cost, input);
-        } else if read < cached {
+        } else if cached.is_some_and(|cached| read < cached) {
             // A missing cache read shows nothing about the text, so only the error is learned. An
             // unexpected read is no error that a margin must cover.
             let expected = self.input.expected(InputKey::of(cost), cost.input_tokens);
@@ -338,26 +339,24 @@ impl OutputKey {
 struct OutputStats {
     mean: Mean,
     in_flight: u64,
-    /// The variance of one request, in whole square tokens, so that the sum stays exact.
-    variance: u64,
+    /// The variance of one request, in square tokens.
+    variance: f64,
 }
 
 impl OutputStats {
-    fn update_variance(&mut self, all: &Mean) {
-        let variance = self.mean.variance_within(all);
-        self.variance = rounded_up(variance.min(MAX_VARIANCE));
+    /// Returns the variance of its requests in flight, in whole square tokens.
+    fn variance_in_flight(&self) -> u64 {
+        self.in_flight * rounded_up(self.variance.min(MAX_VARIANCE))
     }
 }
 
-/// Means by key, and the variance of all requests in flight.
+/// Means by key, with the requests in flight.
 #[derive(Debug, Default)]
 pub(crate) struct OutputEstimator {
     all: Mean,
     keys: LruTable<OutputStats>,
     /// Requests in flight that found no slot of their own.
     others: OutputStats,
-    /// The sum of the variances of the requests in flight, in square tokens.
-    variance: u64,
 }
 
 impl OutputEstimator {
@@ -375,8 +374,10 @@ impl OutputEstimator {
     }
 
     /// Returns the variance of the sum that the requests in flight will use.
-    pub(crate) const fn variance(&self) -> f64 {
-        self.variance as f64
+    // Most requests are far from all limits and never read it, so no sum is kept up to date.
+    pub(crate) fn variance(&self) -> f64 {
+        let keys = self.keys.values().map(OutputStats::variance_in_flight);
+        (keys.sum::<u64>() + self.others.variance_in_flight()) as f64
     }
 
     /// Records that a request is in flight.
@@ -392,12 +393,11 @@ impl OutputEstimator {
         self.change(slot, output, |in_flight| in_flight.saturating_sub(1));
     }
 
-    /// Counts a request, learns from an output, and keeps the sum of variances up to date.
+    /// Counts a request, and learns from an output.
     #[inline]
     fn change(&mut self, slot: OutputSlot, output: Option<u64>, count: impl FnOnce(u64) -> u64) {
         let own = slot.0.and_then(|slot| self.keys.at(slot.into()));
         let stats = own.unwrap_or(&mut self.others);
-        self.variance -= stats.in_flight * stats.variance;
         stats.in_flight = count(stats.in_flight);
         if let Some(output) = output {
             self.all.learn(output);
@@ -405,9 +405,8 @@ impl OutputEstimator {
         }
         // A key with few samples is blended with the scope's mean, which has learned since.
         if output.is_some() || !stats.mean.has_enough_samples() {
-            stats.update_variance(&self.all);
+            stats.variance = stats.mean.variance_within(&self.all);
         }
-        self.variance += stats.in_flight * stats.variance;
     }
 }
 

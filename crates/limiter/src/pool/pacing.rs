@@ -69,7 +69,7 @@ impl Pacing {
 
     /// Returns the earliest time of the next admission. Whatever the pace is, one request is
     /// admitted at `probe_at`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn earliest(&self, now: u64, probe_at: u64) -> u64 {
         let credit = match self.pacer.wait() {
             0 => 0,

@@ -53,8 +53,6 @@ pub(crate) struct RelativeError {
     samples: u32,
     error: f64,
     size: f64,
-    /// The root of the quotient of the two above.
-    relative: Option<f64>,
 }
 
 impl RelativeError {
@@ -64,8 +62,8 @@ impl RelativeError {
 
     /// Returns the standard error of one estimate relative to its size, or `None` before the first
     /// estimate that is not zero.
-    pub(crate) const fn error(&self) -> Option<f64> {
-        self.relative
+    pub(crate) fn error(&self) -> Option<f64> {
+        (self.size > 0.0).then(|| (self.error / self.size).sqrt().min(1.0))
     }
 
     /// Learns from one estimate. It counts as wrong by at most its size, so that one odd response
@@ -79,7 +77,6 @@ impl RelativeError {
         // Samples count by their size. Counted by its square, a few large ones would dominate.
         self.error += weight * (error * error / expected.max(1.0) - self.error);
         self.size += weight * (expected - self.size);
-        self.relative = (self.size > 0.0).then(|| (self.error / self.size).sqrt().min(1.0));
     }
 }
 
