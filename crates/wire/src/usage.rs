@@ -195,7 +195,7 @@ impl Usage {
         skip_count(object, CREATION, &mut self.cache_creation_input_tokens);
         skip_count(object, READ, &mut self.cache_read_input_tokens);
         if object.skip(NO_CREATION) {
-            self.cache_creation_1h_input_tokens = Some(0);
+            self.take_created(CreatedTokens::NONE);
         }
         skip_count(object, OUTPUT, &mut self.output_tokens);
         if let Some(number) = object.skip_nested_digits(THINKING) {
@@ -215,7 +215,7 @@ impl Usage {
         }
         // Also found here, after the members that it mostly precedes, and as often as it is repeated.
         while object.skip(NO_CREATION) {
-            self.cache_creation_1h_input_tokens = Some(0);
+            self.take_created(CreatedTokens::NONE);
         }
     }
 
@@ -440,6 +440,13 @@ fn thinking_tokens(object: &mut Object<'_>) -> Option<Option<u64>> {
 struct CreatedTokens {
     five_minutes: Option<u64>,
     hour: Option<u64>,
+}
+
+impl CreatedTokens {
+    const NONE: Self = Self {
+        five_minutes: Some(0),
+        hour: Some(0),
+    };
 }
 
 /// Reads the members of `cache_creation`. `None` if the object is damaged.

@@ -85,12 +85,43 @@ fn facts_that_change_the_price_are_read() {
         );
         assert_eq!(usage.web_search_requests, Some(0), "{text}");
     }
-    let none =
-        r#"{"cache_creation":{"ephemeral_5m_input_tokens":0,"ephemeral_1h_input_tokens":0}}"#;
-    for text in [none.to_owned(), none.replace(':', ": ")] {
-        let usage = Usage::from_usage_object(text.as_bytes()).expect("an object");
-        assert_eq!(usage.cache_creation_1h_input_tokens, Some(0), "{text}");
+}
+
+#[test]
+fn usual_members_mean_the_same_tight_and_spaced() {
+    let members = [
+        r#""input_tokens":5"#,
+        r#""cache_creation_input_tokens":0"#,
+        r#""cache_read_input_tokens":7"#,
+        r#""cache_creation":{"ephemeral_5m_input_tokens":0,"ephemeral_1h_input_tokens":0}"#,
+        r#""output_tokens":9"#,
+        r#""output_tokens_details":{"thinking_tokens":3}"#,
+        r#""service_tier":"standard""#,
+        r#""inference_geo":"global""#,
+        r#""server_tool_use":{"web_search_requests":0,"web_fetch_requests":0}"#,
+        r#""speed":"standard""#,
+    ];
+    let read = |text: &str| Usage::from_usage_object(text.as_bytes()).expect("an object");
+    for subset in 0..1_u32 << members.len() {
+        let is_in = |(index, _): &(usize, &&str)| subset >> index & 1 == 1;
+        let mut chosen: Vec<&str> = members
+            .iter()
+            .enumerate()
+            .filter(is_in)
+            .map(|(_, member)| *member)
+            .collect();
+        for _ in 0..2 {
+            let tight = format!("{{{}}}", chosen.join(","));
+            let spaced = tight.replace(':', ": ").replace(',', " , ");
+            assert_eq!(read(&tight), read(&spaced), "{tight}");
+            chosen.reverse();
+        }
     }
+    // A split alone tells the sum.
+    assert_eq!(
+        read(&format!("{{{}}}", members[3])).cache_creation_input_tokens,
+        Some(0)
+    );
 }
 
 #[test]
