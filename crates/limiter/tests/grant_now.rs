@@ -48,8 +48,8 @@ fn config(rng: &mut Rng) -> LimiterConfig {
 }
 
 /// Admits the request from an empty queue, or gives it up.
-fn enqueue(pool: &mut Pool, now: u64, cost: Cost) -> Option<ReservationId> {
-    match pool.enqueue(now, PoolRequest::new(cost, now)) {
+fn enqueue(pool: &mut Pool, now: u64, cost: Cost, deadline: Option<u64>) -> Option<ReservationId> {
+    match pool.enqueue(now, PoolRequest::new(cost, now).with_deadline(deadline)) {
         Ok(Enqueued::Granted(id)) => Some(id),
         Ok(Enqueued::Waiting(waiter)) => {
             assert!(pool.cancel(waiter));
@@ -80,16 +80,20 @@ fn run(seed: u64) -> (usize, usize) {
     for _ in 0..2_000 {
         let longest = if rng.u8(0..20) == 0 { 9_000 } else { 60 };
         now += rng.u64(0..longest) * MS;
-        match rng.u8(0..9) {
+        match rng.u8(0..10) {
             0..=3 => {
                 let most = if rng.u8(0..40) == 0 { 2_000_000 } else { 6_000 };
                 let cost = Cost::new(rng.u64(0..most), rng.u64(0..900))
                     .with_max_output_tokens(rng.bool().then_some(1_000));
+                // It may have passed already.
+                let deadline = rng
+                    .bool()
+                    .then(|| (now + rng.u64(0..200) * MS).saturating_sub(20 * MS));
                 let [one, other] = &mut pools;
-                let granted = one.grant_now(now, &cost, None);
+                let granted = one.grant_now(now, &cost, deadline);
                 at_once += usize::from(granted.is_some());
-                let granted = granted.or_else(|| enqueue(one, now, cost));
-                assert_eq!(granted, enqueue(other, now, cost));
+                let granted = granted.or_else(|| enqueue(one, now, cost, deadline));
+                assert_eq!(granted, enqueue(other, now, cost, deadline));
                 others += usize::from(granted.is_none());
                 flying.extend(granted);
             }
@@ -113,15 +117,29 @@ fn run(seed: u64) -> (usize, usize) {
                     }
                 }
             }
-            5.. if !flying.is_empty() => {
+            5 if !flying.is_empty() => {
+                let id = flying[rng.usize(0..flying.len())];
+                let (input, output) = (rng.u64(0..8_000), rng.u64(0..1_500));
+                let is_input = rng.bool();
+                for pool in &mut pools {
+                    if is_input {
+                        pool.true_up_input(now, id, input);
+                    } else {
+                        pool.produced(now, id, output);
+                    }
+                }
+            }
+            6.. if !flying.is_empty() => {
                 let id = flying.swap_remove(rng.usize(0..flying.len()));
                 let mut usage = Usage::default();
                 usage.input_tokens = rng.bool().then(|| rng.u64(0..8_000));
                 usage.output_tokens = rng.bool().then(|| rng.u64(0..1_500));
-                let settlement = match rng.u8(0..8) {
+                let settlement = match rng.u8(0..12) {
                     0 => Settlement::NotSent,
                     1 => Settlement::Rejected,
-                    2 => Settlement::Dropped { usage },
+                    2 => Settlement::Invalid,
+                    3 => Settlement::Dropped { usage },
+                    4 => Settlement::Failed { usage },
                     _ => Settlement::Used { usage },
                 };
                 for pool in &mut pools {
