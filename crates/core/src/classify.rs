@@ -69,6 +69,7 @@ impl Class {
     }
 
     /// Returns the same as [`by_head`](Self::by_head).
+    // Always inlined, so that a success need not be written to memory.
     #[inline(always)]
     pub(crate) fn of_head<C>(classifier: &C, reuse: bool, head: &Parts) -> Option<Self>
     where

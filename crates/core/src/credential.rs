@@ -207,7 +207,8 @@ impl<'a> Credential<'a> {
     }
 
     /// Reads the value of a header.
-    #[inline]
+    // Always inlined, because its result is large.
+    #[inline(always)]
     fn read(value: &'a [u8]) -> Option<Self> {
         let value = value.trim_ascii();
         // Most values are keys. Only these two letters begin anything else.

@@ -484,7 +484,8 @@ impl CallPolicy for RetryPolicy {
 }
 
 /// Returns true if the caller wants the request to be sent only once. Removes the header.
-#[inline]
+// Always inlined: the call of the function is a quarter of its time.
+#[inline(always)]
 fn is_single(request: &mut Request<RequestBody>) -> bool {
     // A look-up by name takes as long as a dozen headers.
     if request.headers().keys().any(|name| *name == NO_RETRY) {

@@ -125,7 +125,7 @@ where
     if let Some(report) = &mut progress.report {
         report.on_head(head);
     }
-    let Some(class) = class.filter(|class| class.is_success()) else {
+    let Some(class) = class.filter(Class::is_success) else {
         return Err(Started::Failed(class));
     };
     let mut clock = Clock::default();
