@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    ops::Deref,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -25,6 +24,7 @@ use crate::{
     budget::{RetryBudget, RetryPermit},
     decide::{Decision, FailedAttempt, RetryRules, decide},
     handle::{Counters, count},
+    saved::Saved,
     timeouts::{IdleTimer, StreamTimers, Timeouts, after, earlier, poll_timer},
 };
 
@@ -103,35 +103,6 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// A request that is kept for the next attempt.
-enum Saved {
-    // Not boxed, because that is an allocation for each call.
-    Own(SavedRequest),
-    /// An outer policy keeps it as well.
-    Shared(Arc<SavedRequest>),
-}
-
-impl Saved {
-    /// Returns the request for its last attempt.
-    fn into_request(self) -> Request<RequestBody> {
-        match self {
-            Self::Own(saved) => saved.into_request(),
-            Self::Shared(saved) => saved.copy(),
-        }
-    }
-}
-
-impl Deref for Saved {
-    type Target = SavedRequest;
-
-    fn deref(&self) -> &SavedRequest {
-        match self {
-            Self::Own(saved) => saved,
-            Self::Shared(saved) => saved,
-        }
-    }
-}
-
 /// The state that is needed once an attempt has failed, or keeps the caller waiting.
 #[derive(Default)]
 struct AttemptState {
@@ -194,10 +165,7 @@ impl CallPolicy for RetryPolicy {
         // Made last, so that it is moved only once.
         RetryState {
             saved: if is_owner && !config.rules.is_last(1, spent) {
-                match start.saved.take() {
-                    Some(saved) => Some(Saved::Shared(saved)),
-                    None => SavedRequest::of(start.request).map(Saved::Own),
-                }
+                Saved::of(start)
             } else {
                 None
             },
