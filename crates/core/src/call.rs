@@ -198,6 +198,7 @@ impl Call {
         self.sender(request.uri(), request.headers(), request.extensions())
     }
 
+    #[inline]
     fn sender<'a>(
         &self,
         uri: &'a Uri,

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use http::{HeaderMap, HeaderName, Response, StatusCode};
+use http::{Extensions, HeaderMap, HeaderName, Response, StatusCode, response::Parts};
 use tower_claude_wire::{self as wire, ApiError, cloud};
 
 use crate::{
@@ -64,10 +64,41 @@ impl Class {
     where
         C: ClassifyResponse,
     {
-        let (status, left) = (response.status(), response.extensions().get::<Self>());
+        let (status, headers) = (response.status(), response.headers());
+        Self::of_parts(classifier, reuse, status, headers, response.extensions())
+    }
+
+    /// Returns the same as [`by_head`](Self::by_head).
+    // Always inlined, so that a success need not be written to memory.
+    #[inline(always)]
+    pub(crate) fn of_head<C>(classifier: &C, reuse: bool, head: &Parts) -> Option<Self>
+    where
+        C: ClassifyResponse,
+    {
+        Self::of_parts(
+            classifier,
+            reuse,
+            head.status,
+            &head.headers,
+            &head.extensions,
+        )
+    }
+
+    #[inline(always)]
+    fn of_parts<C>(
+        classifier: &C,
+        reuse: bool,
+        status: StatusCode,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Option<Self>
+    where
+        C: ClassifyResponse,
+    {
+        let left = extensions.get::<Self>();
         left.copied()
             .filter(|class| class.local || reuse)
-            .or_else(|| classifier.head(status, response.headers()))
+            .or_else(|| classifier.head(status, headers))
             .or_else(|| status.is_success().then_some(Self::SUCCESS))
     }
 }

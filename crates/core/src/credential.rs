@@ -207,7 +207,8 @@ impl<'a> Credential<'a> {
     }
 
     /// Reads the value of a header.
-    #[inline]
+    // Always inlined, because its result is large.
+    #[inline(always)]
     fn read(value: &'a [u8]) -> Option<Self> {
         let value = value.trim_ascii();
         // Most values are keys. Only these two letters begin anything else.
@@ -378,12 +379,10 @@ impl<'a> Sender<'a> {
         let first = found.credential.map(|(_, value)| value.as_bytes());
         let mut credential = match extensions.get::<CredentialId>() {
             Some(name) => Some(Credential::Named(&name.0)),
-            None => first
-                // A header without a credential does not count, so another one may.
-                .and_then(|value| {
-                    Credential::read(value).or_else(|| Credential::in_headers(headers).next())
-                })
-                .or_else(|| Credential::in_query(uri)),
+            None => match first.and_then(Credential::read) {
+                None => Self::other_credential(first, uri, headers),
+                found => found,
+            },
         };
         if credential.as_ref().is_some_and(Credential::is_google_token)
             && let Some(project) = google_project(uri.path())
@@ -394,6 +393,18 @@ impl<'a> Sender<'a> {
         let hash = |credential| hash_of((credential, workspace, &host)).max(1);
         let credential = credential.as_ref().map_or(0, hash);
         Self { host, credential }
+    }
+
+    /// Reads the credential if `first`, the value of the first header that may hold one, has none.
+    /// Such a header does not count, so another one may, or else the query.
+    #[cold]
+    fn other_credential(
+        first: Option<&[u8]>,
+        uri: &'a Uri,
+        headers: &'a HeaderMap,
+    ) -> Option<Credential<'a>> {
+        let found = first.and_then(|_| Credential::in_headers(headers).next());
+        found.or_else(|| Credential::in_query(uri))
     }
 
     /// Returns a keyed hash of the host.

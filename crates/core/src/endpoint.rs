@@ -127,7 +127,17 @@ impl<'a> ApiPath<'a> {
 
     /// Returns the quota of a model at this path, which differs by location on Vertex. `host` is
     /// needed where the path does not show the platform.
+    #[inline]
     pub(crate) fn quota_group<'m>(&self, host: &str, model: &'m Model) -> &'m str {
+        // Nearly every request.
+        if self.form.is_none() && self.path == "/v1/messages" {
+            return &model.rate_group;
+        }
+        self.other_quota_group(host, model)
+    }
+
+    #[cold]
+    fn other_quota_group<'m>(&self, host: &str, model: &'m Model) -> &'m str {
         match self.form {
             Some(PathForm::InvokeModel) => quota_group(Platform::Bedrock, "", model),
             Some(PathForm::RawPredict) => {
@@ -135,8 +145,6 @@ impl<'a> ApiPath<'a> {
                 let location = segments.nth(1).unwrap_or_default();
                 quota_group(Platform::Vertex, location, model)
             }
-            // Nearly every request.
-            None if self.path == "/v1/messages" => &model.rate_group,
             None => quota_group(Platform::of(host, self.path), "", model),
         }
     }

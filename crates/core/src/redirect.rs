@@ -100,7 +100,9 @@ pub(crate) enum Origin {
 
 impl Origin {
     /// Copies the host of a request, without an allocation if its URI names it.
-    #[inline]
+    // Always inlined, like the other steps of every call: the call of the function is a quarter of
+    // its time.
+    #[inline(always)]
     pub(crate) fn of(uri: &Uri, headers: &HeaderMap) -> Self {
         if let Some(authority) = uri.authority() {
             return Self::Authority(authority.clone());

@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use http::{Request, Uri};
+use http::Request;
 use tokio::time::Instant;
 use tower_claude_wire::{Model, ModelCatalog, Peek, cloud::Target};
 
@@ -63,7 +63,7 @@ impl Call {
 #[must_use]
 #[inline]
 pub fn requested_model(request: &Request<RequestBody>) -> Option<Cow<'_, str>> {
-    model(request.uri(), request.body())
+    model(request.uri().path(), request.body())
 }
 
 /// Returns true if a request asks for a stream, by its path or by its body.
@@ -72,10 +72,10 @@ pub fn requests_stream(request: &Request<RequestBody>) -> bool {
     ApiPath::parse(request.uri().path()).streams || request.body().peek().is_some_and(Peek::stream)
 }
 
-/// Returns the model that a URI or else a body names.
+/// Returns the model that a path or else a body names.
 #[inline]
-pub(crate) fn model<'a>(uri: &'a Uri, body: &'a RequestBody) -> Option<Cow<'a, str>> {
-    let path = ApiPath::parse(uri.path());
+pub(crate) fn model<'a>(path: &'a str, body: &'a RequestBody) -> Option<Cow<'a, str>> {
+    let path = ApiPath::parse(path);
     if path.form.is_none() {
         return body.model().map(Cow::Borrowed);
     }

@@ -1,64 +1,51 @@
 //! Requests that are kept to be sent again.
 
-use std::{
-    borrow::Cow,
-    fmt,
-    sync::{Arc, OnceLock},
-};
+use std::{borrow::Cow, fmt, ops::Range};
 
 use bytes::Bytes;
-use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+use http::{
+    Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
+    uri::{self, Authority, PathAndQuery, Scheme},
+};
 
 use tower_claude_wire::Model;
 
 use crate::{request::model, request_body::RequestBody};
 
-/// A request that is kept for another attempt. The call policies of one driver share it.
+/// A request that is kept for another attempt.
 ///
-/// Few requests are ever sent again, so this is optimised for cheap copies. The headers are stored
-/// as one text, because a copy of a header map takes more allocations, and two changes of a
-/// reference count for each header.
+/// Few requests are ever sent again, so this is optimised for being saved. All but the body and the
+/// extensions is stored as one text, because a copy of a URI and of a header map takes more
+/// allocations, and two changes of a reference count for each part.
+// Small, because it may move with the future of a call.
 pub struct SavedRequest {
-    method: Method,
-    uri: Uri,
+    head: PackedHead,
     version: Version,
-    headers: PackedHeaders,
     /// Boxed, because few requests have extensions.
     extensions: Option<Box<Extensions>>,
     body: RequestBody,
-    /// The same request with a header map, created by [`get`](Self::get).
-    whole: OnceLock<Box<Request<RequestBody>>>,
 }
 
 impl SavedRequest {
     /// Saves a copy of a request. Returns `None` if its body is a stream, which cannot be sent
     /// again.
     #[must_use]
-    pub fn of(request: &Request<RequestBody>) -> Option<Arc<Self>> {
+    pub fn of(request: &Request<RequestBody>) -> Option<Self> {
         let body = request.body().try_clone()?;
         let extensions = request.extensions();
-        Some(Arc::new(Self {
-            method: request.method().clone(),
-            uri: request.uri().clone(),
+        Some(Self {
+            head: PackedHead::of(request),
             version: request.version(),
-            headers: PackedHeaders::of(request.headers()),
             extensions: (!extensions.is_empty()).then(|| Box::new(extensions.clone())),
             body,
-            whole: OnceLock::new(),
-        }))
-    }
-
-    /// Returns the request.
-    #[must_use]
-    pub fn get(&self) -> &Request<RequestBody> {
-        self.whole.get_or_init(|| Box::new(self.copy()))
+        })
     }
 
     /// Returns the model that the request names. See
     /// [`requested_model`](crate::toolkit::requested_model).
     #[must_use]
     pub fn model(&self) -> Option<Cow<'_, str>> {
-        model(&self.uri, &self.body)
+        model(self.path(), &self.body)
     }
 
     /// Returns the entry of the model in the built-in catalog, if the body names a listed one. It
@@ -70,13 +57,15 @@ impl SavedRequest {
     }
 
     /// Returns the method of the request.
-    pub const fn method(&self) -> &Method {
-        &self.method
+    #[must_use]
+    pub fn method(&self) -> Method {
+        self.head.method()
     }
 
-    /// Returns the URI of the request.
-    pub const fn uri(&self) -> &Uri {
-        &self.uri
+    /// Returns the path of the request, without the query.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.head.path()
     }
 
     /// Returns the body of the request.
@@ -84,21 +73,15 @@ impl SavedRequest {
         &self.body
     }
 
-    /// Returns the request for its last attempt. Its extensions are moved if no other
-    /// layer shares the request.
+    /// Returns the request for its last attempt. Its extensions are moved.
     #[must_use]
-    pub fn into_request(self: Arc<Self>) -> Request<RequestBody> {
-        match Arc::try_unwrap(self) {
-            Ok(mut saved) => {
-                let extensions = saved.extensions.take();
-                let mut request = saved.copy();
-                if let Some(extensions) = extensions {
-                    *request.extensions_mut() = *extensions;
-                }
-                request
-            }
-            Err(shared) => shared.copy(),
+    pub fn into_request(mut self) -> Request<RequestBody> {
+        let extensions = self.extensions.take();
+        let mut request = self.copy();
+        if let Some(extensions) = extensions {
+            *request.extensions_mut() = *extensions;
         }
+        request
     }
 
     /// Returns a copy of the request to send.
@@ -106,10 +89,8 @@ impl SavedRequest {
     pub fn copy(&self) -> Request<RequestBody> {
         let body = self.body.try_clone().unwrap_or_default();
         let mut copy = Request::new(body);
-        *copy.method_mut() = self.method.clone();
-        *copy.uri_mut() = self.uri.clone();
         *copy.version_mut() = self.version;
-        *copy.headers_mut() = self.headers.unpack();
+        self.head.unpack(&mut copy);
         if let Some(extensions) = &self.extensions {
             copy.extensions_mut().clone_from(extensions);
         }
@@ -121,85 +102,144 @@ impl fmt::Debug for SavedRequest {
     /// Leaves the headers, the query and the body out, because they hold keys and prompts.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SavedRequest")
-            .field("method", &self.method)
-            .field("path", &self.uri.path())
+            .field("method", &self.method())
+            .field("path", &self.path())
             .finish_non_exhaustive()
     }
 }
 
-/// A header map in one allocation.
+/// The method, the URI and the headers of a request in one allocation.
 ///
-/// Each entry consists of the lengths of its name and value, with a bit for a sensitive value, and
-/// of the name and the value.
-struct PackedHeaders {
-    text: Vec<u8>,
-    count: usize,
-}
+/// Each entry consists of the lengths of its name and value, with a mark, and of the name and the
+/// value. The first entry is the method with the path. If it is marked, the second is the scheme
+/// with the authority. Parts that are absent are empty. The others are the headers, of which those
+/// with a sensitive value are marked.
+struct PackedHead(Vec<u8>);
 
-/// The size of a typical header with its two lengths, in bytes.
+/// The size of a typical header with its two lengths, in bytes. The method and the URI together
+/// take as much.
 const TYPICAL_ENTRY: usize = 64;
 
 /// The size of the two lengths in bytes.
 const LENGTHS: usize = 8;
-/// The bit in the length of a value that marks it as sensitive.
-const SENSITIVE: u32 = 1 << 31;
+/// The bit in the length of a value that marks the entry.
+const MARK: u32 = 1 << 31;
 
-impl PackedHeaders {
-    fn of(headers: &HeaderMap) -> Self {
+impl PackedHead {
+    fn of(request: &Request<RequestBody>) -> Self {
+        let (uri, headers) = (request.uri(), request.headers());
         // A guess instead of the exact size, which would take a pass of its own.
-        let mut text = Vec::with_capacity(headers.len() * TYPICAL_ENTRY);
-        for (name, value) in headers {
-            let name = name.as_str();
-            text.extend_from_slice(&lengths(name, value));
-            text.extend_from_slice(name.as_bytes());
-            text.extend_from_slice(value.as_bytes());
+        let mut text = Vec::with_capacity((headers.len() + 1) * TYPICAL_ENTRY);
+        let path = uri.path_and_query().map_or("", PathAndQuery::as_str);
+        let (method, authority) = (request.method().as_str(), uri.authority());
+        push(&mut text, method, path.as_bytes(), authority.is_some());
+        if let Some(authority) = authority {
+            let scheme = uri.scheme_str().unwrap_or_default();
+            push(&mut text, scheme, authority.as_str().as_bytes(), false);
         }
-        Self {
-            text,
-            count: headers.len(),
+        for (name, value) in headers {
+            let (name, is_sensitive) = (name.as_str(), value.is_sensitive());
+            push(&mut text, name, value.as_bytes(), is_sensitive);
+        }
+        Self(text)
+    }
+
+    fn method(&self) -> Method {
+        let method = self.entries().next().map(|entry| &self.0[entry.name]);
+        // It was valid before, like all other parts.
+        let method = method.and_then(|method| Method::from_bytes(method).ok());
+        method.unwrap_or_default()
+    }
+
+    fn path(&self) -> &str {
+        let path = self.entries().next().map(|entry| &self.0[entry.value]);
+        let path = path.and_then(|path| std::str::from_utf8(path).ok());
+        let path = path.unwrap_or_default();
+        match path.split_once('?') {
+            // As [`Uri::path`] returns it.
+            Some(("", _)) => "/",
+            Some((path, _)) => path,
+            None => path,
         }
     }
 
-    fn unpack(&self) -> HeaderMap {
-        let all = Bytes::copy_from_slice(&self.text);
-        let mut headers = HeaderMap::with_capacity(self.count);
-        let mut at = 0;
-        while let Some((name, value, sensitive, next)) = entry(&self.text, at) {
-            let name = HeaderName::from_bytes(&self.text[name]);
-            let found = HeaderValue::from_maybe_shared(all.slice(value));
-            // Both were valid headers before, so no entry is lost here.
+    /// Puts the parts into a request.
+    fn unpack(&self, request: &mut Request<RequestBody>) {
+        let all = Bytes::copy_from_slice(&self.0);
+        let mut entries = self.entries();
+        if let Some(first) = entries.next() {
+            let site = if first.is_marked {
+                entries.next()
+            } else {
+                None
+            };
+            *request.method_mut() = self.method();
+            *request.uri_mut() = uri(&all, first.value, site).unwrap_or_default();
+        }
+        let mut headers = HeaderMap::with_capacity(self.entries().count());
+        for entry in entries {
+            let name = HeaderName::from_bytes(&self.0[entry.name]);
+            let found = HeaderValue::from_maybe_shared(all.slice(entry.value));
             if let (Ok(name), Ok(mut value)) = (name, found) {
-                value.set_sensitive(sensitive);
+                value.set_sensitive(entry.is_marked);
                 headers.append(name, value);
             }
-            at = next;
         }
-        headers
+        *request.headers_mut() = headers;
+    }
+
+    fn entries(&self) -> impl Iterator<Item = Entry> {
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let entry = entry(&self.0, at)?;
+            at = entry.value.end;
+            Some(entry)
+        })
     }
 }
 
-/// Returns the lengths of a header as stored.
-fn lengths(name: &str, value: &HeaderValue) -> [u8; LENGTHS] {
-    // A name is at most 64 KiB long, and a value is shorter than 2 GiB.
-    let flag = if value.is_sensitive() { SENSITIVE } else { 0 };
-    let lengths = (name.len() as u64) << 32 | u64::from(value.len() as u32 | flag);
-    lengths.to_le_bytes()
+/// Returns the URI of this path, and of the scheme and authority in the entry `site`.
+fn uri(all: &Bytes, path: Range<usize>, site: Option<Entry>) -> Option<Uri> {
+    let mut parts = uri::Parts::default();
+    if !path.is_empty() {
+        parts.path_and_query = Some(PathAndQuery::from_maybe_shared(all.slice(path)).ok()?);
+    }
+    if let Some(Entry { name, value, .. }) = site {
+        if !name.is_empty() {
+            parts.scheme = Some(Scheme::try_from(&all[name]).ok()?);
+        }
+        parts.authority = Some(Authority::from_maybe_shared(all.slice(value)).ok()?);
+    }
+    Uri::from_parts(parts).ok()
 }
 
-/// The ranges of a name and a value, the mark of a sensitive value, and the position of the next
-/// entry.
-type Entry = (std::ops::Range<usize>, std::ops::Range<usize>, bool, usize);
+/// Appends an entry.
+#[inline(always)]
+fn push(text: &mut Vec<u8>, name: &str, value: &[u8], is_marked: bool) {
+    let mark = if is_marked { MARK } else { 0 };
+    // A name is at most 64 KiB long, and a value is shorter than 2 GiB.
+    let lengths = (name.len() as u64) << 32 | u64::from(value.len() as u32 | mark);
+    text.extend_from_slice(&lengths.to_le_bytes());
+    text.extend_from_slice(name.as_bytes());
+    text.extend_from_slice(value);
+}
+
+/// The position of a name and a value.
+struct Entry {
+    name: Range<usize>,
+    value: Range<usize>,
+    is_marked: bool,
+}
 
 /// Returns the entry at this position, or `None` at the end.
 fn entry(text: &[u8], at: usize) -> Option<Entry> {
     let lengths = u64::from_le_bytes(*text.get(at..)?.first_chunk()?);
     let name = at + LENGTHS;
     let value = name + (lengths >> 32) as usize;
-    let next = value + (lengths as u32 & !SENSITIVE) as usize;
-    Some((
-        name..value,
-        value..next,
-        lengths as u32 & SENSITIVE != 0,
-        next,
-    ))
+    let end = value + (lengths as u32 & !MARK) as usize;
+    Some(Entry {
+        name: name..value,
+        value: value..end,
+        is_marked: lengths as u32 & MARK != 0,
+    })
 }

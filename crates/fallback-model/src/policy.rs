@@ -57,6 +57,8 @@ struct FallbackCall {
     targets: CallTargets,
     /// The request as it came. Every rewrite starts from it, so that no loss is carried on.
     original: Arc<SavedRequest>,
+    /// The same request, to read.
+    whole: Request<RequestBody>,
     tried: TriedTargets,
     /// The target that the request was last made for.
     at: usize,
@@ -83,7 +85,8 @@ struct FallbackCall {
 impl FallbackCall {
     /// Continues a call of which nothing has been sent.
     fn new(config: &Config, first: FirstAttempt) -> Self {
-        let targets = CallTargets::of(config, first.chain, first.original.get());
+        let whole = first.original.copy();
+        let targets = CallTargets::of(config, first.chain, &whole);
         let mut tried = TriedTargets::default();
         // A model is not its own stand-in.
         let id = |number| &targets.target(config, number).id;
@@ -92,6 +95,7 @@ impl FallbackCall {
         Self {
             targets,
             original: first.original,
+            whole,
             tried,
             at: 0,
             hops: 0,
@@ -308,7 +312,7 @@ impl FallbackCall {
             None => options,
             counted => options.with_input_tokens(counted),
         };
-        let original = self.original.get();
+        let original = &self.whole;
         let (uri, to) = (original.uri(), &self.targets.target(config, number).model);
         let catalog = config.catalog();
         let (rewritten, uri) = if ApiPath::parse(uri.path()).form.is_some() {
@@ -476,7 +480,7 @@ impl CallPolicy for FallbackPolicy {
             return FallbackState(Stage::Inactive);
         };
         let saved = start.saved.take();
-        let Some(original) = saved.or_else(|| SavedRequest::of(start.request)) else {
+        let Some(original) = saved.or_else(|| SavedRequest::of(start.request).map(Arc::new)) else {
             return FallbackState(Stage::Inactive);
         };
         let first = FirstAttempt {

@@ -156,7 +156,7 @@ impl PromptCachePolicy {
         if self.shared.config.options.keeps_alive
             && let (Some(followed), Some(saved)) = (&mut attempt.request, SavedRequest::of(request))
         {
-            followed.saved = Some((saved, rules));
+            followed.saved = Some((Arc::new(saved), rules));
         }
         Some(())
     }

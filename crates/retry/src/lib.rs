@@ -99,6 +99,7 @@ mod decide;
 mod handle;
 mod layer;
 mod policy;
+mod saved;
 #[cfg(test)]
 mod tests;
 mod timeouts;

@@ -24,6 +24,7 @@ use crate::{
     budget::{RetryBudget, RetryPermit},
     decide::{Decision, FailedAttempt, RetryRules, decide},
     handle::{Counters, count},
+    saved::Saved,
     timeouts::{IdleTimer, StreamTimers, Timeouts, after, earlier, poll_timer},
 };
 
@@ -70,7 +71,7 @@ pub struct RetryPolicy(pub(crate) Arc<Config>);
 // lock and no reading of the clock.
 pub struct RetryState {
     /// The request of the next attempt. Absent if there can be no other attempt.
-    saved: Option<Arc<SavedRequest>>,
+    saved: Option<Saved>,
     /// True while this layer retries the call. An inner retry layer does not, and passes the call
     /// through.
     is_owner: bool,
@@ -150,16 +151,28 @@ impl CallPolicy for RetryPolicy {
     fn start(&self, start: &mut CallStart<'_>) -> RetryState {
         let (call, config) = (start.call, &*self.0);
         let is_owner = call.claim_retries();
-        let mut state = RetryState {
-            saved: None,
+        let spent = if call.is_probe() || is_single(start.request) {
+            u32::MAX
+        } else {
+            call.attempts()
+        };
+        if is_owner {
+            if config.timeouts.total.is_some() {
+                call.limit_deadline(after(start.now, config.timeouts.total));
+            }
+            call.begin_attempt();
+        }
+        // Made last, so that it is moved only once.
+        RetryState {
+            saved: if is_owner && !config.rules.is_last(1, spent) {
+                Saved::of(start)
+            } else {
+                None
+            },
             is_owner,
             is_admitted: call.is_reserved(),
             number: 1,
-            spent: if call.is_probe() || is_single(start.request) {
-                u32::MAX
-            } else {
-                call.attempts()
-            },
+            spent,
             start: if start.now == call.first_arrival() {
                 0
             } else {
@@ -167,18 +180,7 @@ impl CallPolicy for RetryPolicy {
             },
             host: start.host_hash(),
             attempt: None,
-        };
-        if is_owner {
-            if config.timeouts.total.is_some() {
-                call.limit_deadline(after(start.now, config.timeouts.total));
-            }
-            call.begin_attempt();
-            if !config.rules.is_last(1, state.spent) {
-                let saved = start.saved.take();
-                state.saved = saved.or_else(|| SavedRequest::of(start.request));
-            }
         }
-        state
     }
 
     fn request_timeout(&self) -> Option<Duration> {
@@ -266,8 +268,8 @@ impl CallPolicy for RetryPolicy {
             attempt.permit.refund();
         }
         attempt.unanswered += u32::from(failure.unanswered);
-        let creates = |saved: &Arc<SavedRequest>| match &config.is_repeatable {
-            Some(is_repeatable) => !is_repeatable(saved.get()),
+        let creates = |saved: &Saved| match &config.is_repeatable {
+            Some(is_repeatable) => !is_repeatable(&saved.copy()),
             None => creates(saved),
         };
         let failed = FailedAttempt {
@@ -346,7 +348,7 @@ impl CallPolicy for RetryPolicy {
         call.begin_attempt();
         let number = state.number - attempt.not_taken;
         let request = if self.0.rules.is_last(number, state.spent) {
-            state.saved.take().map(SavedRequest::into_request)
+            state.saved.take().map(Saved::into_request)
         } else {
             state.saved.as_ref().map(|saved| saved.copy())
         };
@@ -450,7 +452,8 @@ impl CallPolicy for RetryPolicy {
 }
 
 /// Returns true if the caller wants the request to be sent only once. Removes the header.
-#[inline]
+// Always inlined: the call of the function is a quarter of its time.
+#[inline(always)]
 fn is_single(request: &mut Request<RequestBody>) -> bool {
     // A look-up by name takes as long as a dozen headers.
     if request.headers().keys().any(|name| *name == NO_RETRY) {
@@ -466,10 +469,10 @@ fn remove_mark(headers: &mut HeaderMap) {
 }
 
 /// Returns true if the request may create something: any POST but for messages and token counts.
-fn creates(saved: &Arc<SavedRequest>) -> bool {
+fn creates(saved: &SavedRequest) -> bool {
     !saved.method().is_idempotent()
         && !matches!(
-            Endpoint::of(saved.uri().path()),
+            Endpoint::of(saved.path()),
             Endpoint::Messages | Endpoint::CountTokens
         )
 }

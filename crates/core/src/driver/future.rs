@@ -23,11 +23,11 @@ use super::{
     policies::Shared,
     progress::{NotSent, Progress},
     report::CallResult,
-    response::{Failed, Held, Next, on_peeked, on_response, report},
+    response::{Failed, Held, Next, on_head, on_peeked, on_response, report},
 };
 use crate::{
     buffer_request::Arriving, classify::Classify, redirect::bounded, rejection::Rejection,
-    request_body::RequestBody,
+    request_body::RequestBody, response_body::ResponseBody,
 };
 
 pin_project! {
@@ -212,7 +212,20 @@ where
                         progress.polled(policies);
                         match result {
                             Poll::Ready(Ok(response)) => {
-                                match on_response(policies, progress, response, cx) {
+                                // Taken apart at once, so that it is moved only once.
+                                let (mut head, mut body) = response.into_parts();
+                                let started =
+                                    match on_head(policies, progress, &mut head, &mut body, cx) {
+                                        Ok(data) => {
+                                            this.state.set(State::Done);
+                                            let body = ResponseBody::full(data);
+                                            return Poll::Ready(Ok(Response::from_parts(
+                                                head, body,
+                                            )));
+                                        }
+                                        Err(started) => started,
+                                    };
+                                match on_response(policies, progress, head, body, started, cx) {
                                     Ok(answer) => {
                                         this.state.set(State::Done);
                                         return Poll::Ready(Ok(answer));

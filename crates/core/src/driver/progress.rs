@@ -98,6 +98,8 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
 
     /// Admits the attempt and waits for the inner service. When this is ready without an error, the
     /// request must be sent at once.
+    // Always inlined, because its result is large.
+    #[inline(always)]
     pub(super) fn poll_send<S, C>(
         &mut self,
         policies: &Policies<P, A, C>,

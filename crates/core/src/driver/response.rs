@@ -77,12 +77,95 @@ impl<R: HttpBody<Data = Bytes>, E> Next<R, E> {
     }
 }
 
-/// Classifies a response by its head. A success that is there already is handed on without a stop.
-#[inline]
+/// A response that is not handed on at once.
+pub(super) enum Started<E> {
+    /// No success by its head, or one whose class the body decides.
+    Failed(Option<Class>),
+    /// A success whose body is not there as a whole, or is not as expected.
+    Success(First<E>, Clock),
+    /// A whole success that counts as a failure for a call policy.
+    Refused(Class, Bytes),
+}
+
+/// The first frame of a body.
+pub(super) enum First<E> {
+    /// The body was not polled.
+    Unknown,
+    /// The body was polled, and will wake the task.
+    Pending,
+    /// The frame, or `None` if the body has ended.
+    Arrived(Option<Result<Frame<Bytes>, E>>),
+}
+
+/// Classifies a response by its head. Returns its data if it is a success and there as a whole.
+// Always inlined and by reference, like the other steps of nearly every call: the response is not
+// moved for it.
+#[inline(always)]
+pub(super) fn on_head<R, P, A, C>(
+    policies: &Policies<P, A, C>,
+    progress: &mut Progress<P, A>,
+    head: &mut Parts,
+    body: &mut R,
+    cx: &mut Context<'_>,
+) -> Result<Bytes, Started<R::Error>>
+where
+    R: HttpBody<Data = Bytes> + Unpin,
+    P: CallPolicy,
+    A: AttemptPolicy,
+    C: ClassifyResponse,
+{
+    let mut class = Class::of_head(&policies.classifier, policies.reuses_class, head);
+    if head.status.is_redirection()
+        && class.is_some_and(|class| class.is_success())
+        && policies.classifier.expects_claude()
+    {
+        let (expected, origin) = (progress.expected, &progress.origin);
+        class = class_of_redirect(head.status, &head.headers, expected, origin).or(class);
+    }
+    if let Some(report) = &mut progress.report {
+        report.on_head(head);
+    }
+    let Some(class) = class.filter(Class::is_success) else {
+        return Err(Started::Failed(class));
+    };
+    let mut clock = Clock::default();
+    report(policies, progress, &class, Some(head), &mut clock);
+    let expected = expected(policies, progress);
+    let mut first = First::Unknown;
+    // Nearly every response that is no stream is the expected message and there as a whole. It
+    // needs no tracker, and few of its headers are read.
+    if ends_early(policies) && expected.expects_json(head) && !body.is_end_stream() {
+        first = match Pin::new(&mut *body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) if frame.is_data() && body.is_end_stream() => {
+                let data = frame.into_data().unwrap_or_default();
+                let usage = &mut None;
+                let reads_usage = reads_usage(policies, progress);
+                if expected.is_met_by(&data, &head.headers, reads_usage.then_some(usage)) {
+                    let usage = usage.get_or_insert_default();
+                    report_whole_end(policies, progress, BodyEnd::Complete, usage, &mut clock);
+                    return match on_whole(policies, progress, head, &data) {
+                        None => Ok(data),
+                        Some(class) => Err(Started::Refused(class, data)),
+                    };
+                }
+                First::Arrived(Some(Ok(Frame::data(data))))
+            }
+            Poll::Ready(frame) => First::Arrived(frame),
+            Poll::Pending => First::Pending,
+        };
+    }
+    Err(Started::Success(first, clock))
+}
+
+/// Goes on with a response that is not handed on at once.
+// Never inlined, so that it does not slow the usual way down.
+#[inline(never)]
 pub(super) fn on_response<R, P, A, C, E>(
     policies: &Arc<Policies<P, A, C>>,
     progress: &mut Progress<P, A>,
-    response: Response<R>,
+    mut head: Parts,
+    body: R,
+    started: Started<R::Error>,
     cx: &mut Context<'_>,
 ) -> Result<Answer<R, P, A, C>, Next<R, E>>
 where
@@ -91,33 +174,23 @@ where
     A: AttemptPolicy,
     C: Classify<E>,
 {
-    let mut class = Class::by_head(&policies.classifier, policies.reuses_class, &response);
-    if response.status().is_redirection()
-        && class.is_some_and(|class| class.is_success())
-        && policies.classifier.expects_claude()
-    {
-        let (status, headers) = (response.status(), response.headers());
-        let expected = progress.expected;
-        class = class_of_redirect(status, headers, expected, &progress.origin).or(class);
-    }
-    let (mut head, body) = response.into_parts();
-    if let Some(report) = &mut progress.report {
-        report.on_head(&head);
-    }
-    match class {
-        Some(class) if class.is_success() => {
-            let clock = &mut Clock::default();
-            report(policies, progress, &class, Some(&mut head), clock);
-            on_success(policies, progress, head, body, clock, cx)
+    match started {
+        Started::Success(first, mut clock) => {
+            on_success(policies, progress, head, body, first, &mut clock, cx)
         }
-        Some(class) if !policies.call.reads_error_body(&class) => {
+        Started::Refused(class, data) => {
+            // The outcome is known.
+            let body = PeekedBody::whole(data, BodyTracker::opaque());
+            Err(Next::fail(class, head, FailedBody::Held(body)))
+        }
+        Started::Failed(Some(class)) if !policies.call.reads_error_body(&class) => {
             let class = bounded(class, &head.extensions);
             let clock = &mut Clock::default();
             report(policies, progress, &class, Some(&mut head), clock);
             let body = FailedBody::Error(ErrorBody::new(body));
             Err(Next::fail(class, head, body))
         }
-        class => Err(Next::Read(Box::new(Failed {
+        Started::Failed(class) => Err(Next::Read(Box::new(Failed {
             head,
             body: ErrorBody::new(body),
             class,
@@ -128,11 +201,12 @@ where
 
 /// Hands a successful response on, or holds it until its first content.
 #[inline]
-pub(super) fn on_success<R, P, A, C, E>(
+fn on_success<R, P, A, C, E>(
     policies: &Arc<Policies<P, A, C>>,
     progress: &mut Progress<P, A>,
-    head: Parts,
+    mut head: Parts,
     mut body: R,
+    mut first: First<R::Error>,
     clock: &mut Clock,
     cx: &mut Context<'_>,
 ) -> Result<Answer<R, P, A, C>, Next<R, E>>
@@ -142,38 +216,15 @@ where
     A: AttemptPolicy,
     C: ClassifyResponse,
 {
-    let ends_early = P::HOLDS_RESPONSE || !policies.attempts.ends_with_body();
-    let expected = expected(policies, progress);
-    let (mut first, mut polled) = (None, false);
-    // Nearly every response that is no stream is the expected message and there as a whole. It
-    // needs no tracker, and few of its headers are read.
-    if ends_early && expected.expects_json(&head) && !body.is_end_stream() {
-        match Pin::new(&mut body).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) if frame.is_data() && body.is_end_stream() => {
-                let data = frame.into_data().unwrap_or_default();
-                let usage = &mut None;
-                let reads_usage = reads_usage(policies, progress);
-                if expected.is_met_by(&data, &head.headers, reads_usage.then_some(usage)) {
-                    let usage = usage.get_or_insert_default();
-                    report_whole_end(policies, progress, BodyEnd::Complete, usage, clock);
-                    return on_whole(policies, progress, head, data, None);
-                }
-                first = Some(Some(Ok(Frame::data(data))));
-            }
-            Poll::Ready(frame) => first = Some(frame),
-            Poll::Pending => polled = true,
-        }
-    }
     let mut tracker = start_tracking(policies, progress, &head);
-    if ends_early && tracker.is_json() {
-        if first.is_none()
-            && !polled
+    if ends_early(policies) && tracker.is_json() {
+        if matches!(first, First::Unknown)
             && !body.is_end_stream()
             && let Poll::Ready(frame) = Pin::new(&mut body).poll_frame(cx)
         {
-            first = Some(frame);
+            first = First::Arrived(frame);
         }
-        if let Some(Some(Ok(frame))) = &first
+        if let First::Arrived(Some(Ok(frame))) = &first
             && let Some(data) = frame.data_ref()
             && body.is_end_stream()
         {
@@ -190,14 +241,20 @@ where
                 body.failed = Some(class);
                 return Ok(into_answer(policies, progress, head, body));
             }
-            return on_whole(policies, progress, head, data, Some(tracker));
+            return match on_whole(policies, progress, &mut head, &data) {
+                None => Ok(Response::from_parts(head, ResponseBody::full(data))),
+                Some(class) => {
+                    let body = FailedBody::Held(PeekedBody::whole(data, tracker));
+                    Err(Next::fail(class, head, body))
+                }
+            };
         }
     }
     let mut body = PeekedBody::new(body, tracker);
     let attempt = &mut progress.attempt;
     match first {
-        Some(first) => body.add(first, policies, attempt, clock),
-        None => body.report_empty(policies, attempt, clock),
+        First::Arrived(frame) => body.add(frame, policies, attempt, clock),
+        First::Unknown | First::Pending => body.report_empty(policies, attempt, clock),
     }
     if !P::HOLDS_RESPONSE {
         return Ok(into_answer(policies, progress, head, body));
@@ -209,8 +266,14 @@ where
     }
 }
 
-/// Reports the outcome of a response whose only frame has arrived.
+/// Returns true if a response that is there as a whole has ended when it is handed on.
 #[inline]
+fn ends_early<P: CallPolicy, A: AttemptPolicy, C>(policies: &Policies<P, A, C>) -> bool {
+    P::HOLDS_RESPONSE || !policies.attempts.ends_with_body()
+}
+
+/// Reports the outcome of a response whose only frame has arrived.
+#[inline(always)]
 fn report_whole_end<P: CallPolicy, A: AttemptPolicy, C>(
     policies: &Policies<P, A, C>,
     progress: &mut Progress<P, A>,
@@ -225,35 +288,25 @@ fn report_whole_end<P: CallPolicy, A: AttemptPolicy, C>(
     }
 }
 
-/// Hands on a success whose only frame has arrived. `tracker` is `None` if it was not needed.
-// Always inlined, like the other steps of nearly every call: the response is not moved for it.
+/// Records a success whose only frame has arrived. Returns the class under which it counts as a
+/// failure, if a call policy does not accept it.
 #[inline(always)]
-fn on_whole<R, P, A, C, E>(
+fn on_whole<P: CallPolicy, A: AttemptPolicy, C>(
     policies: &Policies<P, A, C>,
     progress: &mut Progress<P, A>,
-    mut head: Parts,
-    data: Bytes,
-    tracker: Option<BodyTracker>,
-) -> Result<Answer<R, P, A, C>, Next<R, E>>
-where
-    R: HttpBody<Data = Bytes> + Unpin,
-    P: CallPolicy,
-    A: AttemptPolicy,
-    C: ClassifyResponse,
-{
+    head: &mut Parts,
+    data: &Bytes,
+) -> Option<Class> {
     let (state, call) = (&mut progress.state, &progress.call);
-    let refused = policies.call.detects_refusal() && is_refusal(&data);
-    if let Some(class) = policies.call.on_success(state, call, &mut head, refused) {
-        // The outcome is known.
-        let tracker = tracker.unwrap_or_else(BodyTracker::opaque);
-        let body = FailedBody::Held(PeekedBody::whole(data, tracker));
-        return Err(Next::fail(class, head, body));
+    let refused = policies.call.detects_refusal() && is_refusal(data);
+    let failed = policies.call.on_success(state, call, head, refused);
+    if failed.is_none() {
+        policies.call.finish(state, call);
+        if progress.report.is_some() {
+            progress.report_whole(policies);
+        }
     }
-    policies.call.finish(state, call);
-    if progress.report.is_some() {
-        progress.report_whole(policies);
-    }
-    Ok(Response::from_parts(head, ResponseBody::full(data)))
+    failed
 }
 
 /// Reports the class of an attempt to the attempt policies.

@@ -578,8 +578,7 @@ fn debug_output_contains_no_content() {
             .body(RequestBody::from(format!("{{\"prompt\":\"{SECRET}\"}}")))
             .expect("a request")
     };
-    let saved = SavedRequest::of(&request()).expect("buffered");
-    let _ = saved.get();
+    let saved = Arc::new(SavedRequest::of(&request()).expect("buffered"));
     let body = || frames([data(SECRET), Piece::Wait]);
     let mut cx = Context::from_waker(std::task::Waker::noop());
     let mut error = ErrorBody::new(body());

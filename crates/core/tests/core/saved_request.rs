@@ -1,6 +1,7 @@
 //! Requests that are kept for another attempt.
 
-use http::{Method, Request, Version};
+use http::{Method, Request, Uri, Version};
+use proptest::prelude::*;
 use tower_claude_core::{RequestBody, Tenant, toolkit::SavedRequest};
 
 fn request() -> Request<RequestBody> {
@@ -21,6 +22,8 @@ fn copy_of_saved_request_is_complete() {
     request.extensions_mut().insert(Tenant("acme".into()));
     let bytes = request.body().bytes().expect("buffered").as_ptr();
     let original = SavedRequest::of(&request).expect("buffered");
+    assert_eq!(original.method(), Method::POST);
+    assert_eq!(original.path(), "/v1/messages");
     for got in [original.copy(), original.copy(), request] {
         assert_eq!(got.method(), Method::POST);
         assert_eq!(got.version(), Version::HTTP_2);
@@ -31,6 +34,66 @@ fn copy_of_saved_request_is_complete() {
         assert_eq!(got.extensions().get(), Some(&Tenant("acme".into())));
         assert_eq!(got.body().bytes().expect("buffered").as_ptr(), bytes);
     }
+}
+
+#[test]
+fn copy_of_saved_request_has_the_same_uri_in_every_form() {
+    for uri in [
+        "/",
+        "*",
+        "/v1/messages",
+        "/v1/messages?",
+        "/v1/messages?beta=true&key=%20",
+        "api.anthropic.com:443",
+        "http://api.anthropic.com",
+        "http://api.anthropic.com?beta=true",
+        "https://user@API.anthropic.com:8443/v1/messages",
+        "unix+http://socket/v1/messages",
+    ] {
+        let uri: Uri = uri.parse().expect("a URI");
+        let mut request = request();
+        *request.uri_mut() = uri.clone();
+        let saved = SavedRequest::of(&request).expect("buffered");
+        assert_eq!(saved.path(), uri.path());
+        let copy = saved.copy();
+        assert_eq!(copy.uri(), &uri);
+        assert_eq!(copy.uri().to_string(), uri.to_string());
+        assert_eq!(copy.uri().path_and_query(), uri.path_and_query());
+        assert_eq!(copy.headers(), request.headers());
+        assert_eq!(saved.into_request().uri(), &uri);
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_uri_comes_back_from_a_saved_request(
+        text in prop_oneof![
+            "[!-~é]{1,24}",
+            "/[!-~é]{0,24}",
+            "[a-zA-Z][a-z0-9+.-]{0,5}://[!-~é]{1,24}",
+            "https?://[a-z@:.0-9\\[\\]]{1,12}[/?#]{0,2}[!-~é]{0,8}",
+        ]
+    ) {
+        if let Ok(uri) = text.parse::<Uri>() {
+            let mut request = request();
+            *request.uri_mut() = uri.clone();
+            let saved = SavedRequest::of(&request).expect("buffered");
+            prop_assert_eq!(saved.path(), uri.path());
+            let copy = saved.copy();
+            prop_assert_eq!(copy.uri(), &uri);
+            prop_assert_eq!(copy.uri().to_string(), uri.to_string());
+        }
+    }
+}
+
+#[test]
+fn saved_request_keeps_a_method_of_its_own_name() {
+    let mut request = request();
+    let method = Method::from_bytes(b"PURGE-EVERYTHING-AT-ONCE").expect("a method");
+    *request.method_mut() = method.clone();
+    let saved = SavedRequest::of(&request).expect("buffered");
+    assert_eq!(saved.method(), method);
+    assert_eq!(saved.copy().method(), method);
 }
 
 #[test]

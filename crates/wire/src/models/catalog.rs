@@ -178,6 +178,7 @@ impl ModelCatalog {
     /// Like [`ModelCatalog::get`]. Also returns the catalog's copy of the name if the exact name is
     /// listed. The name is only checked to be UTF-8 if it is not.
     #[must_use]
+    #[inline]
     pub fn get_named(&self, model: &[u8]) -> (Option<&str>, Option<&Model>) {
         match self.models.get_key_value(model) {
             Some((name, listed)) => (Some(&name.0), Some(listed)),
