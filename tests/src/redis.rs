@@ -368,8 +368,8 @@ impl RedisCluster {
             .expect("a master")
     }
 
-    /// Makes the replica of a master the master, without a loss. Returns when both nodes know it,
-    /// so that [`master_of`](Self::master_of) finds one master of each slot.
+    /// Makes the replica of a master the master, without a loss. Returns when both nodes report
+    /// their new roles, so that [`master_of`](Self::master_of) finds one master of each slot.
     ///
     /// # Panics
     ///

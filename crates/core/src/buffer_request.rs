@@ -23,8 +23,8 @@ use crate::{
     request_body::{RequestBody, downcast},
 };
 
-/// A service that buffers request bodies. A layer with a service of its own wraps it in this one. A
-/// [`Driver`](crate::driver::Driver) buffers by itself.
+/// A service that buffers request bodies. A layer that has its own service wraps that service in a
+/// `BufferRequest`. A [`Driver`](crate::driver::Driver) buffers by itself.
 ///
 /// It accepts `Request<B>` for any body and calls the inner service with a `Request<RequestBody>`.
 /// A body that is already a [`RequestBody`] is forwarded at no cost, so only the outermost layer of
@@ -103,13 +103,14 @@ where
 }
 
 /// Buffers the body of a request, up to `limit` bytes. Returns the request if its body is there or
-/// is a [`RequestBody`] already, and otherwise what is left to do, for at most `timeout`.
+/// is a [`RequestBody`] already. Otherwise returns the reading to finish, which ends after
+/// `timeout`.
 #[inline]
 pub(crate) fn buffer<B>(
     request: Request<B>,
     limit: usize,
     timeout: Option<Duration>,
-) -> Result<Request<RequestBody>, Box<Arriving>>
+) -> Result<Request<RequestBody>, Box<ArrivingRequest>>
 where
     B: Body + Send + 'static,
     B::Data: Send,
@@ -136,7 +137,7 @@ where
             let timeouts = timeout.into_iter().chain(outer.map(|outer| outer.0));
             let timeout = timeouts.min().and_then(|timeout| now.checked_add(timeout));
             let until = call.deadline().into_iter().chain(timeout).min();
-            Err(Box::new(Arriving {
+            Err(Box::new(ArrivingRequest {
                 collect,
                 until,
                 timer: None,
@@ -159,7 +160,7 @@ fn whole(body: RequestBody, head: &Parts) -> RequestBody {
 }
 
 /// A request whose body is being read.
-pub(crate) struct Arriving {
+pub(crate) struct ArrivingRequest {
     collect: Collect,
     /// The end of the time to read the body.
     until: Option<Instant>,
@@ -167,7 +168,7 @@ pub(crate) struct Arriving {
     request: Option<(Parts, Arc<Call>)>,
 }
 
-impl Arriving {
+impl ArrivingRequest {
     /// Returns the request when its body was read, has failed or was not read in time.
     pub(crate) fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Request<RequestBody>> {
         let mut body = match Pin::new(&mut self.collect).poll(cx) {
@@ -210,7 +211,7 @@ pin_project! {
         S: Service<Request<RequestBody>>,
     {
         // Boxed, because most bodies are there and this would enlarge every future.
-        Collect { pending: Box<(Box<Arriving>, S)> },
+        Collect { pending: Box<(Box<ArrivingRequest>, S)> },
         Call { #[pin] future: S::Future },
     }
 }

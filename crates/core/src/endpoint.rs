@@ -130,7 +130,7 @@ impl<'a> ApiPath<'a> {
     #[inline]
     pub(crate) fn quota_group<'m>(&self, host: &str, model: &'m Model) -> &'m str {
         // Nearly every request.
-        if self.form.is_none() && self.path == "/v1/messages" {
+        if self.path == "/v1/messages" {
             return &model.rate_group;
         }
         self.other_quota_group(host, model)

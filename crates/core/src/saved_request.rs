@@ -14,8 +14,8 @@ use crate::{request::model, request_body::RequestBody};
 
 /// A request that is kept for another attempt.
 ///
-/// Few requests are ever sent again, so this is optimised for being saved. All but the body and the
-/// extensions is stored as one text, because a copy of a URI and of a header map takes more
+/// Few requests are ever sent again, so this is optimised for being saved. The method, the URI and
+/// the headers are stored as one text, because a copy of a URI and of a header map takes more
 /// allocations, and two changes of a reference count for each part.
 // Small, because it may move with the future of a call.
 pub struct SavedRequest {
@@ -130,7 +130,9 @@ impl PackedHead {
         let (uri, headers) = (request.uri(), request.headers());
         // A guess instead of the exact size, which would take a pass of its own.
         let mut text = Vec::with_capacity((headers.len() + 1) * TYPICAL_ENTRY);
-        let path = uri.path_and_query().map_or("", PathAndQuery::as_str);
+        // The text of an empty path would be "/".
+        let path = uri.path_and_query().filter(|_| !uri.path().is_empty());
+        let path = path.map_or("", PathAndQuery::as_str);
         let (method, authority) = (request.method().as_str(), uri.authority());
         push(&mut text, method, path.as_bytes(), authority.is_some());
         if let Some(authority) = authority {
@@ -174,9 +176,9 @@ impl PackedHead {
                 None
             };
             *request.method_mut() = self.method();
-            *request.uri_mut() = uri(&all, first.value, site).unwrap_or_default();
+            *request.uri_mut() = self.uri(first.value, site).unwrap_or_default();
         }
-        let mut headers = HeaderMap::with_capacity(self.entries().count());
+        let mut headers = HeaderMap::with_capacity(entries.clone().count());
         for entry in entries {
             let name = HeaderName::from_bytes(&self.0[entry.name]);
             let found = HeaderValue::from_maybe_shared(all.slice(entry.value));
@@ -188,7 +190,24 @@ impl PackedHead {
         *request.headers_mut() = headers;
     }
 
-    fn entries(&self) -> impl Iterator<Item = Entry> {
+    /// Returns the URI of this path, and of the entry of the scheme and the authority.
+    fn uri(&self, path: Range<usize>, site: Option<Entry>) -> Option<Uri> {
+        // Copied, since a client may keep an authority, and the text holds keys.
+        let copy = |range| Bytes::copy_from_slice(&self.0[range]);
+        let mut parts = uri::Parts::default();
+        if !path.is_empty() {
+            parts.path_and_query = Some(PathAndQuery::from_maybe_shared(copy(path)).ok()?);
+        }
+        if let Some(Entry { name, value, .. }) = site {
+            if !name.is_empty() {
+                parts.scheme = Some(Scheme::try_from(&self.0[name]).ok()?);
+            }
+            parts.authority = Some(Authority::from_maybe_shared(copy(value)).ok()?);
+        }
+        Uri::from_parts(parts).ok()
+    }
+
+    fn entries(&self) -> impl Iterator<Item = Entry> + Clone {
         let mut at = 0;
         std::iter::from_fn(move || {
             let entry = entry(&self.0, at)?;
@@ -196,21 +215,6 @@ impl PackedHead {
             Some(entry)
         })
     }
-}
-
-/// Returns the URI of this path, and of the scheme and authority in the entry `site`.
-fn uri(all: &Bytes, path: Range<usize>, site: Option<Entry>) -> Option<Uri> {
-    let mut parts = uri::Parts::default();
-    if !path.is_empty() {
-        parts.path_and_query = Some(PathAndQuery::from_maybe_shared(all.slice(path)).ok()?);
-    }
-    if let Some(Entry { name, value, .. }) = site {
-        if !name.is_empty() {
-            parts.scheme = Some(Scheme::try_from(&all[name]).ok()?);
-        }
-        parts.authority = Some(Authority::from_maybe_shared(all.slice(value)).ok()?);
-    }
-    Uri::from_parts(parts).ok()
 }
 
 /// Appends an entry.

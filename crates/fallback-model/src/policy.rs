@@ -57,8 +57,8 @@ struct FallbackCall {
     targets: CallTargets,
     /// The request as it came. Every rewrite starts from it, so that no loss is carried on.
     original: Arc<SavedRequest>,
-    /// The same request, to read.
-    whole: Request<RequestBody>,
+    /// The same request with its URI and header map, from which the rewrites are made.
+    request: Request<RequestBody>,
     tried: TriedTargets,
     /// The target that the request was last made for.
     at: usize,
@@ -85,8 +85,8 @@ struct FallbackCall {
 impl FallbackCall {
     /// Continues a call of which nothing has been sent.
     fn new(config: &Config, first: FirstAttempt) -> Self {
-        let whole = first.original.copy();
-        let targets = CallTargets::of(config, first.chain, &whole);
+        let request = first.original.copy();
+        let targets = CallTargets::of(config, first.chain, &request);
         let mut tried = TriedTargets::default();
         // A model is not its own stand-in.
         let id = |number| &targets.target(config, number).id;
@@ -95,7 +95,7 @@ impl FallbackCall {
         Self {
             targets,
             original: first.original,
-            whole,
+            request,
             tried,
             at: 0,
             hops: 0,
@@ -312,7 +312,7 @@ impl FallbackCall {
             None => options,
             counted => options.with_input_tokens(counted),
         };
-        let original = &self.whole;
+        let original = &self.request;
         let (uri, to) = (original.uri(), &self.targets.target(config, number).model);
         let catalog = config.catalog();
         let (rewritten, uri) = if ApiPath::parse(uri.path()).form.is_some() {

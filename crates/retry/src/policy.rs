@@ -83,7 +83,7 @@ pub struct RetryState {
     /// The attempts that were made at other targets. The maximum for a probe, which is sent once.
     spent: u32,
     /// The start of the first attempt, in nanoseconds after the arrival of the call.
-    // Half the size of an instant. A future of more than 256 bytes takes twice the time to move.
+    // Half the size of an instant, because it moves with the future.
     start: u64,
     /// The hash of the host, whose budget pays for retries.
     host: u64,

@@ -27,7 +27,9 @@ impl Saved {
     pub(crate) fn into_request(self) -> Request<RequestBody> {
         match self {
             Self::Own(saved) => saved.into_request(),
-            Self::Shared(saved) => saved.copy(),
+            Self::Shared(saved) => {
+                Arc::try_unwrap(saved).map_or_else(|saved| saved.copy(), SavedRequest::into_request)
+            }
         }
     }
 }

@@ -305,8 +305,9 @@ pub enum Media {
     Other,
 }
 
-/// Returns the first `content-type` header. It is mostly the second header of all, and a look-up by
-/// its hash takes as long as to compare half a dozen names.
+/// Returns the first `content-type` header.
+// It is mostly the second header, and a look-up by its hash takes as long as to compare half a dozen
+// names.
 #[inline]
 fn content_type(headers: &HeaderMap) -> Option<&HeaderValue> {
     let mut headers = headers.iter();

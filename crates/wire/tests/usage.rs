@@ -117,7 +117,7 @@ fn usual_members_mean_the_same_tight_and_spaced() {
             chosen.reverse();
         }
     }
-    // A split alone tells the sum.
+    // A split alone determines the sum.
     assert_eq!(
         read(&format!("{{{}}}", members[3])).cache_creation_input_tokens,
         Some(0)

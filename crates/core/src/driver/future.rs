@@ -26,7 +26,7 @@ use super::{
     response::{Failed, Held, Next, on_head, on_peeked, on_response, report},
 };
 use crate::{
-    buffer_request::Arriving, classify::Classify, redirect::bounded, rejection::Rejection,
+    buffer_request::ArrivingRequest, classify::Classify, redirect::bounded, rejection::Rejection,
     request_body::RequestBody, response_body::ResponseBody,
 };
 
@@ -89,7 +89,7 @@ pin_project! {
         R: HttpBody,
     {
         /// Until the body of the request has arrived.
-        Collecting { arriving: Box<Arriving> },
+        Collecting { arriving: Box<ArrivingRequest> },
         /// Until the policies admit the attempt and the inner service is ready.
         // Boxed, because few calls wait and the request would double the size of all.
         Waiting { waiting: Box<(S, Request<RequestBody>)> },
@@ -118,7 +118,10 @@ where
     P: CallPolicy,
     A: AttemptPolicy,
 {
-    pub(super) fn collecting(shared: Arc<Shared<S, P, A, C>>, arriving: Box<Arriving>) -> Self {
+    pub(super) fn collecting(
+        shared: Arc<Shared<S, P, A, C>>,
+        arriving: Box<ArrivingRequest>,
+    ) -> Self {
         Self {
             state: State::Collecting { arriving },
             progress: None,
@@ -186,15 +189,15 @@ where
             let started = Progress::start(policies, &mut request, Instant::now());
             let progress = this.progress.insert(started);
             let _entered = progress.enter_call();
-            this.state
-                .set(match progress.check_start(policies, &request) {
-                    Some(rejection) => State::Rejected {
-                        rejection: Some(Box::new(rejection)),
-                    },
-                    None => State::Waiting {
-                        waiting: Box::new((this.shared.clone_source.get(), request)),
-                    },
-                });
+            let next = match progress.check_start(policies, &request) {
+                Some(rejection) => State::Rejected {
+                    rejection: Some(Box::new(rejection)),
+                },
+                None => State::Waiting {
+                    waiting: Box::new((this.shared.clone_source.get(), request)),
+                },
+            };
+            this.state.set(next);
         }
         let progress = this.progress.as_mut().expect("started above");
         let _entered = progress.enter_call();
@@ -214,7 +217,7 @@ where
                             Poll::Ready(Ok(response)) => {
                                 // Taken apart at once, so that it is moved only once.
                                 let (mut head, mut body) = response.into_parts();
-                                let started =
+                                let unfinished =
                                     match on_head(policies, progress, &mut head, &mut body, cx) {
                                         Ok(data) => {
                                             this.state.set(State::Done);
@@ -223,9 +226,9 @@ where
                                                 head, body,
                                             )));
                                         }
-                                        Err(started) => started,
+                                        Err(unfinished) => unfinished,
                                     };
-                                match on_response(policies, progress, head, body, started, cx) {
+                                match on_response(policies, progress, head, body, unfinished, cx) {
                                     Ok(answer) => {
                                         this.state.set(State::Done);
                                         return Poll::Ready(Ok(answer));

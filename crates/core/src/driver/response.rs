@@ -78,19 +78,19 @@ impl<R: HttpBody<Data = Bytes>, E> Next<R, E> {
 }
 
 /// A response that is not handed on at once.
-pub(super) enum Started<E> {
+pub(super) enum Unfinished<E> {
     /// No success by its head, or one whose class the body decides.
     Failed(Option<Class>),
     /// A success whose body is not there as a whole, or is not as expected.
-    Success(First<E>, Clock),
+    Success(FirstFrame<E>, Clock),
     /// A whole success that counts as a failure for a call policy.
     Refused(Class, Bytes),
 }
 
 /// The first frame of a body.
-pub(super) enum First<E> {
+pub(super) enum FirstFrame<E> {
     /// The body was not polled.
-    Unknown,
+    NotPolled,
     /// The body was polled, and will wake the task.
     Pending,
     /// The frame, or `None` if the body has ended.
@@ -107,7 +107,7 @@ pub(super) fn on_head<R, P, A, C>(
     head: &mut Parts,
     body: &mut R,
     cx: &mut Context<'_>,
-) -> Result<Bytes, Started<R::Error>>
+) -> Result<Bytes, Unfinished<R::Error>>
 where
     R: HttpBody<Data = Bytes> + Unpin,
     P: CallPolicy,
@@ -126,12 +126,12 @@ where
         report.on_head(head);
     }
     let Some(class) = class.filter(Class::is_success) else {
-        return Err(Started::Failed(class));
+        return Err(Unfinished::Failed(class));
     };
     let mut clock = Clock::default();
     report(policies, progress, &class, Some(head), &mut clock);
     let expected = expected(policies, progress);
-    let mut first = First::Unknown;
+    let mut first = FirstFrame::NotPolled;
     // Nearly every response that is no stream is the expected message and there as a whole. It
     // needs no tracker, and few of its headers are read.
     if ends_early(policies) && expected.expects_json(head) && !body.is_end_stream() {
@@ -145,27 +145,27 @@ where
                     report_whole_end(policies, progress, BodyEnd::Complete, usage, &mut clock);
                     return match on_whole(policies, progress, head, &data) {
                         None => Ok(data),
-                        Some(class) => Err(Started::Refused(class, data)),
+                        Some(class) => Err(Unfinished::Refused(class, data)),
                     };
                 }
-                First::Arrived(Some(Ok(Frame::data(data))))
+                FirstFrame::Arrived(Some(Ok(Frame::data(data))))
             }
-            Poll::Ready(frame) => First::Arrived(frame),
-            Poll::Pending => First::Pending,
+            Poll::Ready(frame) => FirstFrame::Arrived(frame),
+            Poll::Pending => FirstFrame::Pending,
         };
     }
-    Err(Started::Success(first, clock))
+    Err(Unfinished::Success(first, clock))
 }
 
-/// Goes on with a response that is not handed on at once.
-// Never inlined, so that it does not slow the usual way down.
+/// Handles a response that is not handed on at once.
+// Never inlined, so that it does not slow down the fast path.
 #[inline(never)]
 pub(super) fn on_response<R, P, A, C, E>(
     policies: &Arc<Policies<P, A, C>>,
     progress: &mut Progress<P, A>,
     mut head: Parts,
     body: R,
-    started: Started<R::Error>,
+    response: Unfinished<R::Error>,
     cx: &mut Context<'_>,
 ) -> Result<Answer<R, P, A, C>, Next<R, E>>
 where
@@ -174,23 +174,23 @@ where
     A: AttemptPolicy,
     C: Classify<E>,
 {
-    match started {
-        Started::Success(first, mut clock) => {
+    match response {
+        Unfinished::Success(first, mut clock) => {
             on_success(policies, progress, head, body, first, &mut clock, cx)
         }
-        Started::Refused(class, data) => {
+        Unfinished::Refused(class, data) => {
             // The outcome is known.
             let body = PeekedBody::whole(data, BodyTracker::opaque());
             Err(Next::fail(class, head, FailedBody::Held(body)))
         }
-        Started::Failed(Some(class)) if !policies.call.reads_error_body(&class) => {
+        Unfinished::Failed(Some(class)) if !policies.call.reads_error_body(&class) => {
             let class = bounded(class, &head.extensions);
             let clock = &mut Clock::default();
             report(policies, progress, &class, Some(&mut head), clock);
             let body = FailedBody::Error(ErrorBody::new(body));
             Err(Next::fail(class, head, body))
         }
-        Started::Failed(class) => Err(Next::Read(Box::new(Failed {
+        Unfinished::Failed(class) => Err(Next::Read(Box::new(Failed {
             head,
             body: ErrorBody::new(body),
             class,
@@ -206,7 +206,7 @@ fn on_success<R, P, A, C, E>(
     progress: &mut Progress<P, A>,
     mut head: Parts,
     mut body: R,
-    mut first: First<R::Error>,
+    mut first: FirstFrame<R::Error>,
     clock: &mut Clock,
     cx: &mut Context<'_>,
 ) -> Result<Answer<R, P, A, C>, Next<R, E>>
@@ -218,13 +218,13 @@ where
 {
     let mut tracker = start_tracking(policies, progress, &head);
     if ends_early(policies) && tracker.is_json() {
-        if matches!(first, First::Unknown)
+        if matches!(first, FirstFrame::NotPolled)
             && !body.is_end_stream()
             && let Poll::Ready(frame) = Pin::new(&mut body).poll_frame(cx)
         {
-            first = First::Arrived(frame);
+            first = FirstFrame::Arrived(frame);
         }
-        if let First::Arrived(Some(Ok(frame))) = &first
+        if let FirstFrame::Arrived(Some(Ok(frame))) = &first
             && let Some(data) = frame.data_ref()
             && body.is_end_stream()
         {
@@ -253,8 +253,8 @@ where
     let mut body = PeekedBody::new(body, tracker);
     let attempt = &mut progress.attempt;
     match first {
-        First::Arrived(frame) => body.add(frame, policies, attempt, clock),
-        First::Unknown | First::Pending => body.report_empty(policies, attempt, clock),
+        FirstFrame::Arrived(frame) => body.add(frame, policies, attempt, clock),
+        FirstFrame::NotPolled | FirstFrame::Pending => body.report_empty(policies, attempt, clock),
     }
     if !P::HOLDS_RESPONSE {
         return Ok(into_answer(policies, progress, head, body));

@@ -105,7 +105,8 @@ impl<P, A, C> fmt::Debug for DriverLayer<P, A, C> {
 /// It is always ready, and waits for the readiness of the inner service in the call.
 ///
 /// It accepts any request body, and buffers it as
-/// [`BufferRequest`](crate::toolkit::BufferRequest) does before the policies see the request.
+/// [`BufferRequest`](crate::toolkit::BufferRequest) does before the policies see the request. A
+/// request whose body arrives later is sent to a clone of the inner service, as another attempt is.
 pub struct Driver<S, P, A, C> {
     inner: S,
     shared: Arc<Shared<S, P, A, C>>,
@@ -139,13 +140,13 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        // It stays in its slot until it is sent, because each move of a request costs time.
+        // The request stays in its slot until it is sent, because each move of it costs time.
         let mut slot = Some(request);
         let any: &mut dyn Any = &mut slot;
         if let Some(slot) = any.downcast_mut() {
             return self.start(slot);
         }
-        let request = slot.expect("of another type");
+        let request = slot.expect("a request");
         let timeout = self.shared.policies.call.request_timeout();
         match buffer(request, self.shared.body_limit, timeout) {
             Ok(request) => self.start(&mut Some(request)),

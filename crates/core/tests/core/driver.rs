@@ -611,14 +611,19 @@ fn debug_output_contains_no_content() {
     }
 }
 
-/// A policy whose next request panics.
-struct Panics(Arc<AtomicU32>);
+/// A policy that panics as soon as it can: in the start of a call, or for the next request.
+struct Panics {
+    in_start: bool,
+    finished: Arc<AtomicU32>,
+}
 
 impl CallPolicy for Panics {
     type State = ();
     type BodyState = ();
 
-    fn start(&self, _: &mut CallStart<'_>) {}
+    fn start(&self, _: &mut CallStart<'_>) {
+        assert!(!self.in_start, "on purpose");
+    }
 
     fn on_failure(&self, (): &mut (), _: &Arc<Call>, _: &AttemptFailure<'_>) -> Option<Duration> {
         Some(Duration::ZERO)
@@ -629,24 +634,78 @@ impl CallPolicy for Panics {
     }
 
     fn finish(&self, (): &mut (), _: &Arc<Call>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.finished.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 #[test]
 fn call_whose_policy_panics_is_finished_when_it_is_dropped() {
+    let late = || frames([Piece::Wait, data("{}")]);
+    for (in_start, body, finishes) in [
+        (false, frames([data("{}")]), 1),
+        (false, late(), 1),
+        // A call that was not started needs no end.
+        (true, late(), 0),
+    ] {
+        let finished = Arc::new(AtomicU32::new(0));
+        let policy = Panics {
+            in_start,
+            finished: finished.clone(),
+        };
+        let layer = DriverLayer::new(policy, (), ClaudeClassify::default());
+        let service = layer.layer(service_fn(|_: Request<RequestBody>| {
+            let response = Response::builder().status(529).body(frames([]));
+            std::future::ready(Ok::<_, Cut>(response.expect("a response")))
+        }));
+        let request = Request::post("/v1/messages").body(body);
+        let mut call = Box::pin(service.oneshot(request.expect("a request")));
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut poll = || catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(&mut cx).is_ready()));
+        while let Ok(is_ready) = poll() {
+            assert!(!is_ready);
+        }
+        assert_eq!(finished.load(Ordering::Relaxed), 0);
+        drop(call);
+        assert_eq!(finished.load(Ordering::Relaxed), finishes);
+    }
+}
+
+#[test]
+fn call_is_dropped_without_a_trace_while_its_body_arrives() {
     let finished = Arc::new(AtomicU32::new(0));
-    let layer = DriverLayer::new(Panics(finished.clone()), (), ClaudeClassify::default());
+    let policy = Panics {
+        in_start: true,
+        finished: finished.clone(),
+    };
+    let layer = DriverLayer::new(policy, (), ClaudeClassify::default());
     let service = layer.layer(service_fn(|_: Request<RequestBody>| {
-        let response = Response::builder().status(529).body(frames([]));
-        std::future::ready(Ok::<_, Cut>(response.expect("a response")))
+        std::future::ready(Ok::<_, Cut>(Response::new(frames([]))))
     }));
-    let request = Request::post("/v1/messages").body(RequestBody::from("{}"));
+    let held = Arc::new(());
+    let body = Holding(held.clone());
+    let request = Request::post("/v1/messages").body(body);
     let mut call = Box::pin(service.oneshot(request.expect("a request")));
     let mut cx = Context::from_waker(std::task::Waker::noop());
-    let poll = AssertUnwindSafe(|| call.as_mut().poll(&mut cx).is_ready());
-    assert!(catch_unwind(poll).is_err());
-    assert_eq!(finished.load(Ordering::Relaxed), 0);
+    for _ in 0..3 {
+        assert!(call.as_mut().poll(&mut cx).is_pending());
+    }
+    assert_eq!(Arc::strong_count(&held), 2);
     drop(call);
-    assert_eq!(finished.load(Ordering::Relaxed), 1);
+    assert_eq!(Arc::strong_count(&held), 1);
+    assert_eq!(finished.load(Ordering::Relaxed), 0);
+}
+
+/// A body that never arrives, and holds something until it is dropped.
+struct Holding(#[expect(dead_code, reason = "only held")] Arc<()>);
+
+impl Body for Holding {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        Poll::Pending
+    }
 }

@@ -39,6 +39,7 @@ fn copy_of_saved_request_is_complete() {
 #[test]
 fn copy_of_saved_request_has_the_same_uri_in_every_form() {
     for uri in [
+        "",
         "/",
         "*",
         "/v1/messages",
@@ -50,7 +51,10 @@ fn copy_of_saved_request_has_the_same_uri_in_every_form() {
         "https://user@API.anthropic.com:8443/v1/messages",
         "unix+http://socket/v1/messages",
     ] {
-        let uri: Uri = uri.parse().expect("a URI");
+        let uri: Uri = match uri {
+            "" => Uri::from_parts(http::uri::Parts::default()).expect("an empty URI"),
+            text => text.parse().expect("a URI"),
+        };
         let mut request = request();
         *request.uri_mut() = uri.clone();
         let saved = SavedRequest::of(&request).expect("buffered");

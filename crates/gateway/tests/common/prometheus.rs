@@ -83,7 +83,7 @@ impl Prometheus {
 }
 
 /// Returns the address that Prometheus has chosen. Reads its log to the end in a thread, so that
-/// it is never blocked by it.
+/// a full pipe never blocks it.
 fn listening(log: ChildStderr) -> String {
     let (sender, address) = mpsc::channel();
     std::thread::spawn(move || {
