@@ -97,9 +97,9 @@ mod backoff;
 mod budget;
 mod decide;
 mod handle;
+mod kept_request;
 mod layer;
 mod policy;
-mod saved;
 #[cfg(test)]
 mod tests;
 mod timeouts;

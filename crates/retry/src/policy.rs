@@ -24,7 +24,7 @@ use crate::{
     budget::{RetryBudget, RetryPermit},
     decide::{Decision, FailedAttempt, RetryRules, decide},
     handle::{Counters, count},
-    saved::Saved,
+    kept_request::KeptRequest,
     timeouts::{IdleTimer, StreamTimers, Timeouts, after, earlier, poll_timer},
 };
 
@@ -71,7 +71,7 @@ pub struct RetryPolicy(pub(crate) Arc<Config>);
 // lock and no reading of the clock.
 pub struct RetryState {
     /// The request of the next attempt. Absent if there can be no other attempt.
-    saved: Option<Saved>,
+    saved: Option<KeptRequest>,
     /// True while this layer retries the call. An inner retry layer does not, and passes the call
     /// through.
     is_owner: bool,
@@ -165,7 +165,7 @@ impl CallPolicy for RetryPolicy {
         // Made last, so that it is moved only once.
         RetryState {
             saved: if is_owner && !config.rules.is_last(1, spent) {
-                Saved::of(start)
+                KeptRequest::of(start)
             } else {
                 None
             },
@@ -268,7 +268,7 @@ impl CallPolicy for RetryPolicy {
             attempt.permit.refund();
         }
         attempt.unanswered += u32::from(failure.unanswered);
-        let creates = |saved: &Saved| match &config.is_repeatable {
+        let creates = |saved: &KeptRequest| match &config.is_repeatable {
             Some(is_repeatable) => !is_repeatable(&saved.copy()),
             None => creates(saved),
         };
@@ -348,7 +348,7 @@ impl CallPolicy for RetryPolicy {
         call.begin_attempt();
         let number = state.number - attempt.not_taken;
         let request = if self.0.rules.is_last(number, state.spent) {
-            state.saved.take().map(Saved::into_request)
+            state.saved.take().map(KeptRequest::into_request)
         } else {
             state.saved.as_ref().map(|saved| saved.copy())
         };

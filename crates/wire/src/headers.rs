@@ -306,8 +306,8 @@ pub enum Media {
 }
 
 /// Returns the first `content-type` header.
-// It is mostly the second header, and a look-up by its hash takes as long as to compare half a dozen
-// names.
+// It is mostly the second header, and a look-up by its hash takes as long as to compare half a
+// dozen names.
 #[inline]
 fn content_type(headers: &HeaderMap) -> Option<&HeaderValue> {
     let mut headers = headers.iter();

@@ -213,7 +213,8 @@ impl Usage {
         if object.skip(b"\"speed\":\"standard\"") {
             self.speed = Some(Speed::Standard);
         }
-        // Also found here, after the members that it mostly precedes, and as often as it is repeated.
+        // Also found here, after the members that it mostly precedes, and as often as it is
+        // repeated.
         while object.skip(NO_CREATION) {
             self.take_created(CreatedTokens::NONE);
         }

@@ -6,14 +6,14 @@ use http::Request;
 use tower_claude_core::{RequestBody, driver::CallStart, toolkit::SavedRequest};
 
 /// A request that is kept for the next attempt.
-pub(crate) enum Saved {
+pub(crate) enum KeptRequest {
     // Not boxed, because that is an allocation for each call.
     Own(SavedRequest),
     /// An outer policy keeps it as well.
     Shared(Arc<SavedRequest>),
 }
 
-impl Saved {
+impl KeptRequest {
     /// Saves the request of a call. Returns `None` if it cannot be sent again.
     #[inline]
     pub(crate) fn of(start: &mut CallStart<'_>) -> Option<Self> {
@@ -34,7 +34,7 @@ impl Saved {
     }
 }
 
-impl Deref for Saved {
+impl Deref for KeptRequest {
     type Target = SavedRequest;
 
     fn deref(&self) -> &SavedRequest {
