@@ -78,7 +78,7 @@ impl ExpectedBody {
     /// Returns true if `data`, all that has arrived, is the expected message or count and is not
     /// cut. Reads its usage, if there is a place for it.
     ///
-    /// The quick way for the usual body. Any other needs a [`BodyTracker`].
+    /// The fast path for the usual body. Any other needs a [`BodyTracker`].
     // Always inlined, like the other steps of nearly every response.
     #[inline(always)]
     pub(crate) fn is_met_by(

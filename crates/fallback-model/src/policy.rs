@@ -55,9 +55,10 @@ struct FirstAttempt {
 /// the chain.
 struct FallbackCall {
     targets: CallTargets,
-    /// The request as it came. Every rewrite starts from it, so that no loss is carried on.
+    /// The request as it came, which an inner retry policy shares.
     original: Arc<SavedRequest>,
-    /// The same request with its URI and header map, from which the rewrites are made.
+    /// The same request with its URI and header map. Every rewrite starts from it, so that no loss
+    /// is carried on.
     request: Request<RequestBody>,
     tried: TriedTargets,
     /// The target that the request was last made for.
